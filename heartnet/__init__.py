@@ -1,0 +1,1 @@
+"""Heartnet: DeepHeart in PyTorch, and the techniques that debug it."""

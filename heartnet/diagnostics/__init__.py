@@ -1,0 +1,1 @@
+"""Measurements: pure functions of tensors and modules that leave no trace behind."""

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from heartnet.logits import Logits
 
-class Logits(NamedTuple):
-    """What a network says: logits at every step, and after the readout.
-
-    `steps` may have fewer steps than the input has readings: with `S` steps for `T` readings, step `s` covers readings
-    `s * ceil(T / S)` and the following. It is None for networks without step-wise outputs.
-    """
-
-    steps: Float[Tensor, "batch step condition"] | None
-    score: Float[Tensor, "batch condition"]
+__all__ = ["Logits", "Probe"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,8 @@
+"""Networks: plain modules, called as `network(inputs, lengths, metadata)` and answering with `Logits`."""
+
+from torch import nn
+
+from heartnet.model.deepheart import DeepHeart
+
+ARCHITECTURES: dict[str, type[nn.Module]] = {"DeepHeart": DeepHeart}
+"""Networks that a checkpoint may name; loading one builds from this list and never imports what a file says."""

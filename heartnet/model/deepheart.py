@@ -1,0 +1,205 @@
+"""DeepHeart: temporal convolutions, bidirectional LSTMs and one logit a condition at every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from heartnet.errors import HeartnetError, did_you_mean
+from heartnet.logits import Logits
+from heartnet.model.lstm import ForgetBias, LengthFlipLSTM, set_forget_bias
+
+Readout = Literal["mean", "last", "midpoint", "both_ends"]
+Activation = Literal["relu", "leaky_relu", "gelu"]
+MetadataMode = Literal["none", "lstm_state"]
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU}
+
+
+class DeepHeart(nn.Module):
+    """Three temporal convolutions, four bidirectional LSTM layers, logits at every step, and a readout.
+
+    The layout is DeepHeart's (Ballinger et al., "DeepHeart: Semi-Supervised Sequence Learning for Cardiovascular Risk
+    Prediction", AAAI 2018): convolutions of 128 units and lengths 12, 5 and 5, the later two residual; LSTM layers of
+    64 units a direction; dropout 0.2; a convolution of width 1 to the logits. With three channels, four outputs and no
+    metadata it has 566,660 weights.
+
+    Nothing that it returns depends on padding, on the other sequences of the batch or on their order.
+
+    Args:
+        channels: input channels.
+        outputs: logits a step.
+        metadata_size: numbers known about the person; used only by `metadata="lstm_state"`.
+        conv_units: units of each convolution.
+        kernel_sizes: length of each convolution; the second and later are residual.
+        pool: steps averaged into one after each convolution; 1 keeps every step, as published.
+        lstm_units: units of each LSTM layer, a direction.
+        lstm_layers: stacked LSTM layers.
+        dropout: after each convolution and each LSTM layer.
+        activation: after each convolution. The seeds' ReLU died; their cure, leaky ReLU, is the default.
+        readout: how step-wise logits become one score: `mean` over valid steps (the first architecture of the seeds),
+            the `last` valid step, the `midpoint`, or `both_ends`: the logit from each direction's own last step, which
+            is what Keras returns from a bidirectional LSTM without sequences.
+        forget_bias: see `heartnet.model.lstm.set_forget_bias`.
+        metadata: `lstm_state` sets the LSTMs' first states from the metadata (the seeds' design); `none` leaves it out.
+        longest: readings that `forget_bias="chrono"` should bridge.
+
+    Raises:
+        HeartnetError: an argument that cannot work.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        outputs: int = 4,
+        metadata_size: int = 0,
+        *,
+        conv_units: int = 128,
+        kernel_sizes: Sequence[int] = (12, 5, 5),
+        pool: int = 1,
+        lstm_units: int = 64,
+        lstm_layers: int = 4,
+        dropout: float = 0.2,
+        activation: Activation = "leaky_relu",
+        readout: Readout = "mean",
+        forget_bias: ForgetBias = "default",
+        metadata: MetadataMode = "none",
+        longest: int = 4096,
+    ) -> None:
+        super().__init__()
+        _check_choice("activation", activation, get_args(Activation))
+        _check_choice("readout", readout, get_args(Readout))
+        _check_choice("metadata", metadata, get_args(MetadataMode))
+        _check_numbers(forget_bias, pool=pool, conv_units=conv_units, lstm_units=lstm_units, lstm_layers=lstm_layers)
+        if metadata == "lstm_state" and metadata_size == 0:
+            raise HeartnetError(
+                "model.metadata=lstm_state needs metadata, and this data has none; use model.metadata=none"
+            )
+        self.arguments: dict[str, Any] = {
+            "channels": channels, "outputs": outputs, "metadata_size": metadata_size, "conv_units": conv_units,
+            "kernel_sizes": list(kernel_sizes), "pool": pool, "lstm_units": lstm_units, "lstm_layers": lstm_layers,
+            "dropout": dropout, "activation": activation, "readout": readout, "forget_bias": forget_bias,
+            "metadata": metadata, "longest": longest,
+        }  # fmt: skip
+        """What this network was made with, as plain values: a checkpoint keeps them to build it again."""
+        self.kernel_sizes = tuple(kernel_sizes)
+        self.readout = readout
+        self.pool = pool
+        self.stride = pool ** len(kernel_sizes)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(channels if i == 0 else conv_units, conv_units, size) for i, size in enumerate(kernel_sizes)
+        )
+        self.activations = nn.ModuleList(_ACTIVATIONS[activation]() for _ in kernel_sizes)
+        self.dropout = nn.Dropout(dropout)
+        self.lstm = LengthFlipLSTM(conv_units, lstm_units, lstm_layers, dropout)
+        for lstm in (*self.lstm.ahead, *self.lstm.back):
+            assert isinstance(lstm, nn.LSTM)
+            set_forget_bias(lstm, forget_bias, longest // self.stride)
+        self.metadata_state = (
+            nn.Linear(metadata_size, lstm_layers * 2 * 2 * lstm_units) if metadata == "lstm_state" else None
+        )
+        self.head = nn.Conv1d(2 * lstm_units, outputs, 1)
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "batch time channel"],
+        lengths: Int[Tensor, " batch"],
+        metadata: Float[Tensor, "batch field"] | None = None,
+    ) -> Logits:
+        """Return logits at every step (one for `stride` readings; 0 where padded) and after the readout."""
+        hidden, lengths = self._convolve(inputs.transpose(1, 2), lengths)
+        features = self.lstm(hidden.permute(2, 0, 1), lengths, self._first_state(metadata))
+        features = self.dropout(features).permute(1, 2, 0)
+        mask = step_mask(lengths, features.shape[2], features.dtype)
+        steps = self.head(features) * mask[:, None]
+        return Logits(steps.transpose(1, 2), self._read(steps, features, lengths))
+
+    def _convolve(
+        self, hidden: Float[Tensor, "batch channel time"], lengths: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch unit step"], Int[Tensor, " batch"]]:
+        for i, (convolution, activation) in enumerate(zip(self.convolutions, self.activations, strict=True)):
+            # "same" padding as Keras has it: the odd one of an even kernel goes to the right.
+            size = self.kernel_sizes[i]
+            padded = F.pad(hidden, ((size - 1) // 2, size // 2))
+            out = self.dropout(activation(convolution(padded)))
+            hidden = hidden + out if i > 0 else out
+            # Padding must look to the next convolution like the zeros beyond the end of a sequence.
+            hidden = hidden * step_mask(lengths, hidden.shape[2], hidden.dtype)[:, None]
+            if self.pool > 1:
+                hidden, lengths = _mean_pool(hidden, lengths, self.pool)
+        return hidden, lengths
+
+    def _first_state(
+        self, metadata: Float[Tensor, "batch field"] | None
+    ) -> Float[Tensor, "layer direction kind batch unit"] | None:
+        if self.metadata_state is None:
+            return None
+        if metadata is None:
+            raise HeartnetError("this network sets its first state from metadata, and was called without any")
+        units = self.lstm.hidden_size
+        state: Tensor = self.metadata_state(metadata)
+        return state.view(len(metadata), -1, 2, 2, units).permute(1, 2, 3, 0, 4).contiguous()
+
+    def _read(
+        self,
+        steps: Float[Tensor, "batch output step"],
+        features: Float[Tensor, "batch feature step"],
+        lengths: Int[Tensor, " batch"],
+    ) -> Float[Tensor, "batch output"]:
+        if self.readout == "mean":
+            return steps.sum(dim=2) / lengths[:, None]
+        if self.readout == "both_ends":
+            units = self.lstm.hidden_size
+            ahead = _at(features[:, :units], lengths - 1)
+            ends = torch.cat([ahead, features[:, units:, 0]], dim=1)
+            score: Tensor = self.head(ends[:, :, None])
+            return score[:, :, 0]
+        return _at(steps, lengths - 1 if self.readout == "last" else lengths // 2)
+
+    def set_output_bias(self, bias: Float[Tensor, " output"]) -> None:
+        """Let the scores start at `bias`, for example the logits of the base rates."""
+        with torch.no_grad():
+            assert self.head.bias is not None
+            self.head.bias.copy_(bias)
+
+
+def step_mask(lengths: Int[Tensor, " batch"], steps: int, dtype: torch.dtype) -> Float[Tensor, "batch step"]:
+    """Return 1 for valid steps and 0 for padding, as `dtype`."""
+    return (torch.arange(steps, device=lengths.device) < lengths[:, None]).to(dtype)
+
+
+def _at(values: Float[Tensor, "batch unit step"], step: Int[Tensor, " batch"]) -> Float[Tensor, "batch unit"]:
+    return values.gather(2, step[:, None, None].expand(-1, values.shape[1], 1))[:, :, 0]
+
+
+def _mean_pool(
+    hidden: Float[Tensor, "batch unit time"], lengths: Int[Tensor, " batch"], pool: int
+) -> tuple[Float[Tensor, "batch unit step"], Int[Tensor, " batch"]]:
+    """Average `pool` steps into one; the last group of a sequence averages only what is valid."""
+    missing = -hidden.shape[2] % pool
+    sums = F.pad(hidden, (0, missing)).reshape(*hidden.shape[:2], -1, pool).sum(dim=3)
+    starts = torch.arange(sums.shape[2], device=lengths.device) * pool
+    counts = (lengths[:, None] - starts).clamp(1, pool).to(hidden.dtype)
+    return sums / counts[:, None], (lengths + pool - 1) // pool
+
+
+def _check_choice(name: str, value: str, options: Sequence[str]) -> None:
+    if value not in options:
+        raise HeartnetError(
+            f"model.{name}={value}: not one of {', '.join(options)}.{did_you_mean(str(value), options)}"
+        )
+
+
+def _check_numbers(forget_bias: ForgetBias, **at_least_one: int) -> None:
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise HeartnetError(f"model.{name}={value}: must be at least 1")
+    if isinstance(forget_bias, str):
+        _check_choice("forget_bias", forget_bias, ("default", "chrono", "a number"))
+    elif not math.isfinite(forget_bias):
+        raise HeartnetError(f"model.forget_bias={forget_bias}: must be a finite number, default or chrono")

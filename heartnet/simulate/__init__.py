@@ -1,0 +1,152 @@
+"""The simulated cohort: weeks of people who do not exist, with all that is true of them; the embedded default data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+import numpy as np
+import polars as pl
+
+from heartnet.conditions import CONDITIONS
+from heartnet.errors import HeartnetError, did_you_mean
+from heartnet.simulate.literature import RISKS, TRAITS
+from heartnet.simulate.people import Person, draw_person, liability_threshold
+from heartnet.simulate.week import WeekReadings, draw_week
+from heartnet.weeks import WEAR_GAP_SECONDS, Weeks
+
+__all__ = ["simulate"]
+
+FIRST_MONDAY = datetime(2024, 1, 1)
+DEVICE = "simulated watch"
+
+
+def simulate(
+    users: int,
+    weeks_per_user: int,
+    seed: int,
+    effect_scale: float = 1.0,
+    missing_labels: float = 0.1,
+    base_rates: Mapping[str, float] | None = None,
+) -> Weeks:
+    """Draw a cohort: people, their conditions, their traits, then week after week of readings.
+
+    Everything follows from `seed`: person k is the same whatever the number of users, week w whatever the number of
+    weeks, and people and survey are the same at every `effect_scale`. Weeks are calendar weeks from Monday, one after
+    the other. Times are whole seconds and rates whole bpm, so that machines agree.
+
+    Args:
+        users: number of people, at least 1.
+        weeks_per_user: number of weeks of each, at least 1.
+        seed: 0 or more.
+        effect_scale: factor on what the conditions do to the traits; 1 is `heartnet.simulate.literature`, 0 leaves
+            nothing of a condition in the readings beyond what metadata and medication explain.
+        missing_labels: share of survey answers left blank (null labels), from 0 up to but not including 1.
+        base_rates: share of people with a condition, by name, in place of the literature's; for example a cohort
+            enriched in atrial fibrillation.
+
+    Returns:
+        Weeks with `table` as the container says, and `beta_blocker` (Int8), `true_<condition>` (severity, 0 without
+        the condition, otherwise 0.5 to 1.5, before the effect scale) and `true_<trait>` (Float64, units in
+        `heartnet.simulate.literature.TRAITS`); and with `truth` arrays `asleep`, `in_workout` and `in_af`.
+
+    Raises:
+        HeartnetError: an argument is out of its range, or a condition is unknown.
+    """
+    rates = {risk.condition: risk.base_rate for risk in RISKS} | dict(base_rates or {})
+    _check(users, weeks_per_user, seed, effect_scale, missing_labels, rates)
+    thresholds = {risk.condition: liability_threshold(risk, rates[risk.condition]) for risk in RISKS}
+    people: list[Person] = []
+    weeks: list[WeekReadings] = []
+    for user in range(users):
+        people.append(draw_person(_generator(seed, user, 0), thresholds, effect_scale, missing_labels))
+        weeks += [draw_week(people[user], _generator(seed, user, 1 + w)) for w in range(weeks_per_user)]
+
+    seconds = np.concatenate([week.seconds for week in weeks])
+    offsets = np.concatenate([[0], np.cumsum([len(week.seconds) for week in weeks])]).astype(np.int64)
+    dt = np.diff(seconds, prepend=0).astype(np.float32)
+    dt[offsets[:-1]] = np.nan
+    channels = [np.concatenate([w.heart_rate for w in weeks]), np.concatenate([w.steps for w in weeks]), dt]
+    starts = [FIRST_MONDAY + timedelta(weeks=person.first_week + w) for person in people for w in range(weeks_per_user)]
+    monday = np.array(starts, dtype="datetime64[us]").astype(np.int64)
+    return Weeks(
+        readings=np.stack(channels, axis=1).astype(np.float32),
+        local_time=np.repeat(monday, np.diff(offsets)) + seconds * 1_000_000,
+        offsets=offsets,
+        table=_table(people, weeks_per_user, starts, offsets, dt),
+        conditions=CONDITIONS,
+        truth={
+            name: np.concatenate([getattr(week, name) for week in weeks]).astype(np.uint8)
+            for name in ("asleep", "in_workout", "in_af")
+        },
+        provenance={
+            "kind": "simulated",
+            "users": users,
+            "weeks_per_user": weeks_per_user,
+            "seed": seed,
+            "effect_scale": effect_scale,
+            "missing_labels": missing_labels,
+            "base_rates": rates,
+        },
+    )
+
+
+def _check(
+    users: int, weeks_per_user: int, seed: int, effect_scale: float, missing_labels: float, rates: Mapping[str, float]
+) -> None:
+    for name, count, least in (("users", users, 1), ("weeks_per_user", weeks_per_user, 1), ("seed", seed, 0)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < least:
+            raise HeartnetError(f"simulate: {name} is {count!r}; it must be a whole number, {least} or more.")
+    if not 0 <= effect_scale < float("inf"):
+        raise HeartnetError(
+            f"simulate: effect_scale is {effect_scale!r}; it must be 0 or more (1 is the literature, 3 is strong)."
+        )
+    if not 0 <= missing_labels < 1:
+        raise HeartnetError(
+            f"simulate: missing_labels is {missing_labels!r}; it must be a share from 0 up to, not including, 1."
+        )
+    for condition, rate in rates.items():
+        if condition not in CONDITIONS:
+            raise HeartnetError(
+                f"simulate: base_rates names {condition!r}, which is not simulated; there are "
+                f"{', '.join(CONDITIONS)}.{did_you_mean(condition, CONDITIONS)}"
+            )
+        if not 0 <= rate <= 1:
+            raise HeartnetError(f"simulate: base_rates[{condition!r}] is {rate!r}; it must be from 0 to 1.")
+
+
+def _generator(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+def _table(
+    people: list[Person],
+    weeks_per_user: int,
+    starts: list[datetime],
+    offsets: np.ndarray[tuple[int], np.dtype[np.int64]],
+    dt: np.ndarray[tuple[int], np.dtype[np.float32]],
+) -> pl.DataFrame:
+    """Return one row a week; wear hours are the pauses of at most `WEAR_GAP_SECONDS`, summed."""
+    worn = np.concatenate([[0.0], np.cumsum(np.where(dt <= WEAR_GAP_SECONDS, dt, 0.0), dtype=np.float64)])
+    by_person = pl.DataFrame(
+        {
+            "user_id": [f"user-{k:06d}" for k in range(len(people))],
+            "device": [DEVICE] * len(people),
+            "age": [person.age for person in people],
+            "sex": ["male" if person.male else "female" for person in people],
+            "bmi": [person.bmi for person in people],
+            "beta_blocker": pl.Series([int(person.beta_blocker) for person in people], dtype=pl.Int8),
+            **{c: pl.Series([person.answers[c] for person in people], dtype=pl.Int8) for c in CONDITIONS},
+            **{f"true_{c}": [person.severity[c] for person in people] for c in CONDITIONS},
+            **{f"true_{t.name}": [person.traits[t.name] for person in people] for t in TRAITS},
+        }
+    )
+    by_week = pl.DataFrame(
+        {
+            "start": pl.Series(starts, dtype=pl.Datetime("us")),
+            "readings": np.diff(offsets),
+            "wear_hours": (worn[offsets[1:]] - worn[offsets[:-1]]) / 3600,
+        }
+    )
+    repeated = by_person.select(pl.all().repeat_by(weeks_per_user).explode())
+    return pl.concat([repeated.select("user_id"), by_week, repeated.drop("user_id")], how="horizontal")

@@ -1,0 +1,274 @@
+"""One simulated week of one person: events (sleep, workouts, walks, watch off), then the readings they give."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from heartnet.simulate.literature import BETA_BLOCKER_RESERVE
+from heartnet.simulate.people import Person
+from heartnet.weeks import MAX_READINGS
+
+DAY = 86_400
+WEEK = 7 * DAY
+RECOVERY_SECONDS = 180
+"""The watch keeps measuring at the workout's pace for three minutes after it."""
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class WeekReadings:
+    """The readings of one week, one row a reading, in order of time; all arrays `[reading]`.
+
+    Attributes:
+        seconds: since Monday 00:00 local, strictly increasing.
+        heart_rate: whole bpm, NaN where the row has only steps. steps: whole count, NaN where only heart rate.
+        asleep, in_workout, in_af: the truth at that second.
+    """
+
+    seconds: Ints
+    heart_rate: Floats
+    steps: Floats
+    asleep: Flags
+    in_workout: Flags
+    in_af: Flags
+
+
+@dataclass(frozen=True)
+class _Spans:
+    """Spans of time in seconds, `[span]`, in order and apart from one another."""
+
+    start: Ints
+    end: Ints
+
+    def last_begun(self, seconds: Ints) -> Ints:
+        """Return the span that began last at each time, −1 before the first."""
+        return np.searchsorted(self.start, seconds, side="right") - 1
+
+    def cover(self, seconds: Ints) -> Flags:
+        if not len(self.start):
+            return np.zeros(len(seconds), dtype=bool)
+        last = self.last_begun(seconds)
+        return (last >= 0) & (seconds < self.end[last])
+
+
+@dataclass(frozen=True)
+class _Exertion:
+    """Walks and workouts in order of time: their spans, steps a minute and the rise in bpm they drive at."""
+
+    spans: _Spans
+    cadence: Floats
+    rise: Floats
+    workout: Flags
+
+
+def draw_week(person: Person, rng: np.random.Generator) -> WeekReadings:
+    """Draw one week of readings; the same person and generator give the same week.
+
+    A week of more than `MAX_READINGS` rows loses evenly spaced rows of those measured every few seconds, which hold
+    a heart rate and no steps: its span, steps, background and the shape of its workouts stay.
+    """
+    nights = _nights(person, rng)
+    exertion = _exertion(person, nights, rng)
+    workouts = _Spans(exertion.spans.start[exertion.workout], exertion.spans.end[exertion.workout])
+    fibrillation = _fibrillation(person, rng)
+    worn = _worn_minutes(person, nights, rng)
+
+    background, dense = _heart_rate_times(exertion, rng)
+    step_times, step_counts = _step_rows(exertion, rng)
+    seconds, row = np.unique(np.concatenate([background, dense, step_times]), return_inverse=True)
+    measured, repeated = np.zeros(len(seconds), dtype=bool), np.zeros(len(seconds), dtype=bool)
+    measured[row[: len(background) + len(dense)]] = True
+    repeated[row[len(background) : len(background) + len(dense)]] = True
+    repeated[row[: len(background)]] = False
+    steps = np.bincount(row[len(background) + len(dense) :], weights=step_counts, minlength=len(seconds))
+
+    kept = worn[seconds // 60] & (seconds < WEEK)
+    kept[kept] = _thinned((repeated & (steps == 0))[kept])
+    seconds, measured, steps = seconds[kept], measured[kept], steps[kept]
+    asleep, in_af = nights.cover(seconds), fibrillation.cover(seconds)
+    rates = _heart_rates(person, seconds, asleep, in_af, exertion, rng)
+    return WeekReadings(
+        seconds=seconds,
+        heart_rate=np.where(measured, rates, np.nan),
+        steps=np.where(steps > 0, steps, np.nan),
+        asleep=asleep,
+        in_workout=workouts.cover(seconds),
+        in_af=in_af,
+    )
+
+
+def _nights(person: Person, rng: np.random.Generator) -> _Spans:
+    """Return eight nights: the one that ends on Monday morning to the one that begins on Sunday evening."""
+    late = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.7, 0.7, 0.0])
+    bedtime = person.traits["bedtime"] + late + 0.6 * np.clip(rng.standard_normal(8), -3, 3)
+    hours = np.clip(person.traits["sleep_hours"] + 0.3 * late + 0.7 * rng.standard_normal(8), 2.0, 13.0)
+    start = np.arange(8) * DAY + (3600 * bedtime).astype(np.int64)
+    return _Spans(start, start + (3600 * hours).astype(np.int64))
+
+
+def _exertion(person: Person, nights: _Spans, rng: np.random.Generator) -> _Exertion:
+    """Return the week's workouts and walks between waking up and going to bed, apart from one another."""
+    traits = person.traits
+    wake, awake = nights.end[:-1], nights.start[1:] - nights.end[:-1]
+
+    days = np.flatnonzero(rng.random(7) < traits["workouts"] / 7)
+    minutes = np.clip(28 * np.exp(0.4 * rng.standard_normal(len(days))), 10, 90)
+    begin = wake[days] + ((awake[days] - 7200) * rng.random(len(days))).astype(np.int64)
+    finish = begin + (60 * minutes).astype(np.int64)
+    effort = rng.uniform(0.35, 0.75, len(days))
+    reserve = (208 - 0.7 * person.age - traits["resting_rate"]) * (
+        BETA_BLOCKER_RESERVE if person.beta_blocker else 1.0
+    )  # maximal rate: Tanaka et al. 2001, J Am Coll Cardiol 37:153
+    on_foot = rng.random(len(days)) < 0.7
+
+    count = int(rng.poisson(7 * 42))
+    day = rng.integers(0, 7, count)
+    start = wake[day] + ((awake[day] - 900) * rng.random(count)).astype(np.int64)
+    cadence = rng.uniform(65, 115, count)
+    length = (0.1 + rng.exponential(1.0, count)) * np.exp(0.25 * rng.standard_normal(7))[day]
+    length *= 7 * traits["daily_steps"] / float(np.add.reduce(length * cadence)) * 60
+    rise = traits["walking_rise"] * (cadence / 90) * rng.uniform(0.6, 1.4, count)
+
+    order = np.argsort(start, kind="stable")
+    start, cadence, rise = start[order], cadence[order], rise[order]
+    end = start + np.clip(length[order], 8, 3600).astype(np.int64)
+    end[:-1] = np.minimum(end[:-1], start[1:] - 5)
+    hour_of_workout = _Spans(begin - 120, finish + RECOVERY_SECONDS)
+    free = (end - start >= 8) & ~hour_of_workout.cover(start) & ~hour_of_workout.cover(end)
+
+    starts, ends = np.concatenate([start[free], begin]), np.concatenate([end[free], finish])
+    order = np.argsort(starts, kind="stable")
+    starts, ends = starts[order], ends[order]
+    ends[:-1] = np.minimum(ends[:-1], starts[1:] - 1)
+    return _Exertion(
+        _Spans(starts, ends),
+        np.concatenate([cadence[free], np.where(on_foot, 90 + 90 * effort, 0.0)])[order],
+        np.concatenate([rise[free], effort * reserve])[order],
+        np.concatenate([np.zeros(int(free.sum()), dtype=bool), np.ones(len(days), dtype=bool)])[order],
+    )
+
+
+def _fibrillation(person: Person, rng: np.random.Generator) -> _Spans:
+    """Return episodes of atrial fibrillation, some hours each."""
+    count = int(rng.poisson(person.traits["af_episodes"]))
+    start = np.sort(rng.integers(0, WEEK, count))
+    end = start + (3600 * np.clip(6 * np.exp(0.9 * rng.standard_normal(count)), 0.5, 60)).astype(np.int64)
+    end[:-1] = np.minimum(end[:-1], start[1:])
+    return _Spans(start, end)
+
+
+def _worn_minutes(person: Person, nights: _Spans, rng: np.random.Generator) -> Flags:
+    """Return `[minute]`: whether the watch is on the wrist and not on its charger."""
+    worn = np.ones(WEEK // 60, dtype=bool)
+
+    def take_off(start: float, end: float) -> None:
+        worn[max(int(start), 0) : max(int(end), 0)] = False
+
+    at_night = rng.random(8) < person.traits["night_wear"]
+    margin = rng.uniform(10, 50, (8, 2))
+    for asleep, awake, kept, (before, after) in zip(
+        nights.start // 60, nights.end // 60, at_night, margin, strict=True
+    ):
+        if not kept:
+            take_off(asleep - before, awake + after)  # charges beside the bed
+        elif before < 30:
+            take_off(asleep - 40 - 2 * before, asleep - 40)
+        else:
+            take_off(awake + after, awake + after + 2 * before)
+    for day in np.flatnonzero(rng.random(7) < 0.03):  # left at home
+        take_off(nights.end[day] // 60, nights.start[day + 1] // 60)
+    for start, length in zip(rng.uniform(0, WEEK // 60, 4), rng.uniform(5, 60, 4), strict=True):
+        take_off(start, start + length)
+    return worn
+
+
+def _heart_rate_times(exertion: _Exertion, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """Return the times of background readings, about 5 minutes apart, and of those about 5 s apart.
+
+    The watch measures every 5 s in a workout and the three minutes after it, and in some walks.
+    """
+    gaps = rng.integers(180, 420, WEEK // 240)
+    gaps[rng.random(len(gaps)) < 0.08] *= 2  # the wrist moved: nothing measured
+    background = np.cumsum(gaps)
+
+    start, end = exertion.spans.start, exertion.spans.end
+    chosen = exertion.workout | (rng.random(len(start)) < 0.08)
+    count = (end[chosen] - start[chosen] + np.where(exertion.workout[chosen], RECOVERY_SECONDS, 60)) // 5
+    dense = np.repeat(start[chosen], count) + 5 * _within(count)
+    dense += rng.integers(-1, 2, len(dense))
+    return background[background < WEEK], dense[(dense >= 0) & (dense < WEEK)]
+
+
+def _step_rows(exertion: _Exertion, rng: np.random.Generator) -> tuple[Ints, Floats]:
+    """Return the times at which the watch writes steps, each minute of a walk and at its end, and the counts."""
+    start, end = exertion.spans.start, exertion.spans.end
+    rows = -(-(end - start) // 60) * (exertion.cadence > 0)
+    begun = np.repeat(start, rows) + 60 * _within(rows)
+    written = np.minimum(begun + 60, np.repeat(end, rows))
+    pace = np.repeat(exertion.cadence, rows) * (1 + 0.1 * rng.standard_normal(len(begun)))
+    counts = np.maximum(np.rint(pace * (written - begun) / 60), 1.0)
+    inside = (written >= 0) & (written < WEEK)
+    return written[inside], counts[inside]
+
+
+def _within(counts: Ints) -> Ints:
+    """Return 0 … count − 1 for each count, one after the other."""
+    return np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def _thinned(removable: Flags) -> Flags:
+    """Return which rows stay, at most `MAX_READINGS`: all but evenly spaced ones of the `removable`."""
+    kept = np.ones(len(removable), dtype=bool)
+    excess = len(removable) - MAX_READINGS
+    if excess > 0:
+        candidates = np.flatnonzero(removable)
+        if len(candidates) < excess:
+            candidates = np.arange(1, len(removable) - 1)
+        kept[candidates[np.arange(excess) * len(candidates) // excess]] = False
+    return kept
+
+
+def _heart_rates(
+    person: Person, seconds: Ints, asleep: Flags, in_af: Flags, exertion: _Exertion, rng: np.random.Generator
+) -> Floats:
+    """Return the rate measured at each time, whole bpm from 30 to 220."""
+    traits = person.traits
+    hours = seconds / 3600
+    daily = np.cos(2 * math.pi * (hours - 15) / 24)
+    rate = traits["resting_rate"] + 0.5 * traits["circadian_swing"] * daily + np.where(asleep, 0.0, 6.0)
+    rate += 1.2 * rng.standard_normal()  # this week's level: Quer et al. 2020, day-to-day changes within a person
+    knots = np.arange(0, WEEK + 600, 600)
+    rate += np.interp(seconds, knots, rng.standard_normal(len(knots))) * np.where(asleep, 1.5, 5.0)
+    rate += rng.standard_normal(len(seconds)) * np.where(asleep, traits["night_scatter"], 1.8)
+    rate += _response(exertion, seconds, traits["recovery_time"])
+    rate += in_af * (15 + 11 * rng.standard_normal(len(seconds)))
+    rate += (rng.random(len(seconds)) < 0.003) * rng.uniform(-30, 45, len(seconds))  # a loose strap
+    return np.clip(np.rint(rate), 30, 220)
+
+
+def _response(exertion: _Exertion, seconds: Ints, recovery_time: float) -> Floats:
+    """Return the rise in bpm from walks and workouts: towards each one's own rise, then back with `recovery_time`.
+
+    What is left of the one before when the next begins is carried over; what was left before that is forgotten.
+    """
+    start, end, rise = exertion.spans.start, exertion.spans.end, exertion.rise
+    rise_time = np.where(exertion.workout, 90.0, 30.0)
+    reached = rise * -np.expm1(-(end - start) / rise_time)
+    carried = np.zeros(len(start))
+    carried[1:] = reached[:-1] * np.exp(-(start[1:] - end[:-1]) / recovery_time)
+    reached += carried * np.exp(-(end - start) / rise_time)
+
+    last = exertion.spans.last_begun(seconds)
+    before_first, last = last < 0, np.maximum(last, 0)
+    since = np.clip(seconds - start[last], 0, end[last] - start[last])
+    during = rise[last] + (carried[last] - rise[last]) * np.exp(-since / rise_time[last])
+    after = reached[last] * np.exp(-np.maximum(seconds - end[last], 0) / recovery_time)
+    response: Floats = np.where(seconds < end[last], during, after)
+    return np.where(before_first, 0.0, response)

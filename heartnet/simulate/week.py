@@ -75,22 +75,22 @@ def draw_week(person: Person, rng: np.random.Generator) -> WeekReadings:
     a heart rate and no steps: its span, steps, background and the shape of its workouts stay.
     """
     nights = _nights(person, rng)
-    exertion = _exertion(person, nights, rng)
-    workouts = _Spans(exertion.spans.start[exertion.workout], exertion.spans.end[exertion.workout])
+    workouts = _workouts(person, nights, rng)
+    exertion = _in_order(_walks(person, nights, workouts.spans, rng), workouts)
     fibrillation = _fibrillation(person, rng)
     worn = _worn_minutes(person, nights, rng)
 
     background, dense = _heart_rate_times(exertion, rng)
     step_times, step_counts = _step_rows(exertion, rng)
     seconds, row = np.unique(np.concatenate([background, dense, step_times]), return_inverse=True)
-    measured, repeated = np.zeros(len(seconds), dtype=bool), np.zeros(len(seconds), dtype=bool)
-    measured[row[: len(background) + len(dense)]] = True
-    repeated[row[len(background) : len(background) + len(dense)]] = True
-    repeated[row[: len(background)]] = False
-    steps = np.bincount(row[len(background) + len(dense) :], weights=step_counts, minlength=len(seconds))
+    of_background, of_dense, of_steps = np.split(row, [len(background), len(background) + len(dense)])
+    measured, repeated = np.zeros((2, len(seconds)), dtype=bool)
+    measured[of_background] = measured[of_dense] = repeated[of_dense] = True
+    repeated[of_background] = repeated[of_steps] = False
+    steps = np.bincount(of_steps, weights=step_counts, minlength=len(seconds))
 
-    kept = worn[seconds // 60] & (seconds < WEEK)
-    kept[kept] = _thinned((repeated & (steps == 0))[kept])
+    kept = worn[seconds // 60]
+    kept[kept] = _thinned(repeated[kept])
     seconds, measured, steps = seconds[kept], measured[kept], steps[kept]
     asleep, in_af = nights.cover(seconds), fibrillation.cover(seconds)
     rates = _heart_rates(person, seconds, asleep, in_af, exertion, rng)
@@ -99,7 +99,7 @@ def draw_week(person: Person, rng: np.random.Generator) -> WeekReadings:
         heart_rate=np.where(measured, rates, np.nan),
         steps=np.where(steps > 0, steps, np.nan),
         asleep=asleep,
-        in_workout=workouts.cover(seconds),
+        in_workout=workouts.spans.cover(seconds),
         in_af=in_af,
     )
 
@@ -113,45 +113,56 @@ def _nights(person: Person, rng: np.random.Generator) -> _Spans:
     return _Spans(start, start + (3600 * hours).astype(np.int64))
 
 
-def _exertion(person: Person, nights: _Spans, rng: np.random.Generator) -> _Exertion:
-    """Return the week's workouts and walks between waking up and going to bed, apart from one another."""
-    traits = person.traits
+def _workouts(person: Person, nights: _Spans, rng: np.random.Generator) -> _Exertion:
+    """Return at most one workout a day, on foot or not, at 30 to 65 % of the heart-rate reserve."""
     wake, awake = nights.end[:-1], nights.start[1:] - nights.end[:-1]
-
-    days = np.flatnonzero(rng.random(7) < traits["workouts"] / 7)
-    minutes = np.clip(28 * np.exp(0.4 * rng.standard_normal(len(days))), 10, 90)
-    begin = wake[days] + ((awake[days] - 7200) * rng.random(len(days))).astype(np.int64)
-    finish = begin + (60 * minutes).astype(np.int64)
-    effort = rng.uniform(0.35, 0.75, len(days))
-    reserve = (208 - 0.7 * person.age - traits["resting_rate"]) * (
-        BETA_BLOCKER_RESERVE if person.beta_blocker else 1.0
-    )  # maximal rate: Tanaka et al. 2001, J Am Coll Cardiol 37:153
+    days = np.flatnonzero(rng.random(7) < person.traits["workouts"] / 7)
+    minutes = np.clip(26 * np.exp(0.4 * rng.standard_normal(len(days))), 10, 90)
+    start = wake[days] + ((awake[days] - 7200) * rng.random(len(days))).astype(np.int64)
+    effort = rng.uniform(0.30, 0.65, len(days))
     on_foot = rng.random(len(days)) < 0.7
+    maximum = 208 - 0.7 * person.age  # Tanaka et al. 2001, J Am Coll Cardiol 37:153
+    reserve = (maximum - person.traits["resting_rate"]) * (BETA_BLOCKER_RESERVE if person.beta_blocker else 1.0)
+    return _Exertion(
+        spans=_Spans(start, start + (60 * minutes).astype(np.int64)),
+        cadence=np.where(on_foot, 90 + 90 * effort, 0.0),
+        rise=effort * reserve,
+        workout=np.ones(len(days), dtype=bool),
+    )
 
+
+def _walks(person: Person, nights: _Spans, workouts: _Spans, rng: np.random.Generator) -> _Exertion:
+    """Return some 42 walks a day between waking up and going to bed, outside workouts, that hold the daily steps."""
+    wake, awake = nights.end[:-1], nights.start[1:] - nights.end[:-1]
     count = int(rng.poisson(7 * 42))
     day = rng.integers(0, 7, count)
     start = wake[day] + ((awake[day] - 900) * rng.random(count)).astype(np.int64)
     cadence = rng.uniform(65, 115, count)
-    length = (0.1 + rng.exponential(1.0, count)) * np.exp(0.25 * rng.standard_normal(7))[day]
-    length *= 7 * traits["daily_steps"] / float(np.add.reduce(length * cadence)) * 60
-    rise = traits["walking_rise"] * (cadence / 90) * rng.uniform(0.6, 1.4, count)
+    share = (0.1 + rng.exponential(1.0, count)) * np.exp(0.25 * rng.standard_normal(7))[day]
+    minutes = share * 7 * person.traits["daily_steps"] / np.add.reduce(share * cadence)
+    rise = person.traits["walking_rise"] * (cadence / 90) * rng.uniform(0.6, 1.4, count)
 
     order = np.argsort(start, kind="stable")
     start, cadence, rise = start[order], cadence[order], rise[order]
-    end = start + np.clip(length[order], 8, 3600).astype(np.int64)
+    end = start + np.clip(60 * minutes[order], 8, 3600).astype(np.int64)
     end[:-1] = np.minimum(end[:-1], start[1:] - 5)
-    hour_of_workout = _Spans(begin - 120, finish + RECOVERY_SECONDS)
-    free = (end - start >= 8) & ~hour_of_workout.cover(start) & ~hour_of_workout.cover(end)
+    end = np.minimum(end, nights.start[1:][day[order]])
+    around = _Spans(workouts.start - 120, workouts.end + RECOVERY_SECONDS)
+    free = (end - start >= 8) & ~around.cover(start) & ~around.cover(end)
+    return _Exertion(_Spans(start[free], end[free]), cadence[free], rise[free], np.zeros(int(free.sum()), dtype=bool))
 
-    starts, ends = np.concatenate([start[free], begin]), np.concatenate([end[free], finish])
-    order = np.argsort(starts, kind="stable")
-    starts, ends = starts[order], ends[order]
-    ends[:-1] = np.minimum(ends[:-1], starts[1:] - 1)
+
+def _in_order(one: _Exertion, other: _Exertion) -> _Exertion:
+    """Return both in order of time, each ended where the next begins."""
+    start = np.concatenate([one.spans.start, other.spans.start])
+    order = np.argsort(start, kind="stable")
+    start, end = start[order], np.concatenate([one.spans.end, other.spans.end])[order]
+    end[:-1] = np.minimum(end[:-1], start[1:] - 1)
     return _Exertion(
-        _Spans(starts, ends),
-        np.concatenate([cadence[free], np.where(on_foot, 90 + 90 * effort, 0.0)])[order],
-        np.concatenate([rise[free], effort * reserve])[order],
-        np.concatenate([np.zeros(int(free.sum()), dtype=bool), np.ones(len(days), dtype=bool)])[order],
+        _Spans(start, end),
+        np.concatenate([one.cadence, other.cadence])[order],
+        np.concatenate([one.rise, other.rise])[order],
+        np.concatenate([one.workout, other.workout])[order],
     )
 
 
@@ -195,11 +206,11 @@ def _heart_rate_times(exertion: _Exertion, rng: np.random.Generator) -> tuple[In
     The watch measures every 5 s in a workout and the three minutes after it, and in some walks.
     """
     gaps = rng.integers(180, 420, WEEK // 240)
-    gaps[rng.random(len(gaps)) < 0.08] *= 2  # the wrist moved: nothing measured
+    gaps[rng.random(len(gaps)) < 0.15] *= 2  # the wrist moved: nothing measured
     background = np.cumsum(gaps)
 
     start, end = exertion.spans.start, exertion.spans.end
-    chosen = exertion.workout | (rng.random(len(start)) < 0.08)
+    chosen = exertion.workout | (rng.random(len(start)) < 0.10)
     count = (end[chosen] - start[chosen] + np.where(exertion.workout[chosen], RECOVERY_SECONDS, 60)) // 5
     dense = np.repeat(start[chosen], count) + 5 * _within(count)
     dense += rng.integers(-1, 2, len(dense))

@@ -1,0 +1,62 @@
+"""Thins a week that has too many readings: the densest stretches lose the most, and no step is lost."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+
+def thin(time: npt.NDArray[np.int64], heart_rate: npt.NDArray[np.float32], limit: int) -> npt.NDArray[np.int64]:
+    """Return which readings to keep, at most `limit`, in order; the first and the last are among them.
+
+    A clock that runs with the readings, but in each pause for at most s, is cut into ticks of s; of each tick one
+    reading is kept, its first with a heart rate if it has any. So a reading after a pause of s or more opens a tick,
+    sparse stretches stay whole, and dense ones are left with even steps of about s, where s is the least that meets
+    `limit`.
+
+    Args:
+        time: microseconds, `[reading]`, strictly rising.
+        heart_rate: beats a minute, `[reading]`, NaN where missing.
+        limit: at least 3.
+    """
+    count = len(time)
+    if count <= limit:
+        return np.arange(count)
+    pause = np.diff(time)
+    least = _least_tick(pause, limit - 2)
+    clock = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.minimum(pause, least))])
+    tick = clock // least
+    opens = np.flatnonzero(np.diff(tick, prepend=-1))
+    index = np.arange(count)
+    with_rate = np.minimum.reduceat(np.where(np.isnan(heart_rate), count, index), opens)
+    chosen = np.where(with_rate < count, with_rate, opens)
+    return np.unique(np.concatenate([[0], chosen, [count - 1]]))
+
+
+def fold_steps(steps: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Return the steps of the kept readings, each with those of the dropped readings before it; NaN if all are NaN.
+
+    Args:
+        steps: count, `[reading]`, NaN where missing.
+        kept: which readings are kept, in order; the last one is.
+    """
+    first = np.concatenate([np.zeros(1, np.int64), kept[:-1] + 1])
+    known = np.add.reduceat((~np.isnan(steps)).astype(np.int64), first)
+    total = np.add.reduceat(np.nan_to_num(steps).astype(np.float64), first)
+    return np.where(known > 0, total, np.nan).astype(np.float32)
+
+
+def _least_tick(pause: npt.NDArray[np.int64], ticks: int) -> int:
+    """Return the least s with `sum(min(pause, s)) // s + 1 <= ticks`."""
+    low, high = 1, int(pause.sum())
+    ordered = np.sort(pause)
+    below = np.concatenate([np.zeros(1, np.int64), np.cumsum(ordered)])
+    while low < high:
+        s = (low + high) // 2
+        shorter = int(np.searchsorted(ordered, s))
+        total = int(below[shorter]) + s * (len(ordered) - shorter)
+        if total // s + 1 <= ticks:
+            high = s
+        else:
+            low = s + 1
+    return low

@@ -39,8 +39,9 @@ def simulate(
         users: number of people, at least 1.
         weeks_per_user: number of weeks of each, at least 1.
         seed: 0 or more.
-        effect_scale: factor on what the conditions do to the traits; 1 is `heartnet.simulate.literature`, 0 leaves
-            nothing of a condition in the readings beyond what metadata and medication explain.
+        effect_scale: factor on what the conditions do to the traits, from 0 to 1e6; 1 is
+            `heartnet.simulate.literature`, 0 leaves nothing of a condition in the readings beyond what metadata and
+            medication explain.
         missing_labels: share of survey answers left blank (null labels), from 0 up to but not including 1.
         base_rates: share of people with a condition, by name, in place of the literature's; for example a cohort
             enriched in atrial fibrillation.
@@ -97,11 +98,12 @@ def _check(
     for name, count, least in (("users", users, 1), ("weeks_per_user", weeks_per_user, 1), ("seed", seed, 0)):
         if isinstance(count, bool) or not isinstance(count, int) or count < least:
             raise HeartnetError(f"simulate: {name} is {count!r}; it must be a whole number, {least} or more.")
-    if not 0 <= effect_scale < float("inf"):
+    if not _is_within(effect_scale, 0, 1e6):
         raise HeartnetError(
-            f"simulate: effect_scale is {effect_scale!r}; it must be 0 or more (1 is the literature, 3 is strong)."
+            f"simulate: effect_scale is {effect_scale!r}; it must be a number from 0 to 1e6 "
+            "(1 is the literature, 3 is strong)."
         )
-    if not 0 <= missing_labels < 1:
+    if not _is_within(missing_labels, 0, 1) or missing_labels == 1:
         raise HeartnetError(
             f"simulate: missing_labels is {missing_labels!r}; it must be a share from 0 up to, not including, 1."
         )
@@ -111,8 +113,12 @@ def _check(
                 f"simulate: base_rates names {condition!r}, which is not simulated; there are "
                 f"{', '.join(CONDITIONS)}.{did_you_mean(condition, CONDITIONS)}"
             )
-        if not 0 <= rate <= 1:
+        if not _is_within(rate, 0, 1):
             raise HeartnetError(f"simulate: base_rates[{condition!r}] is {rate!r}; it must be from 0 to 1.")
+
+
+def _is_within(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and low <= value <= high
 
 
 def _generator(*key: int) -> np.random.Generator:

@@ -116,6 +116,6 @@ def _traits(
         shift += effect_scale * sum(e.shift * severity[e.condition] for e in EFFECTS if e.trait == trait.name)
         if trait.name == "resting_rate" and beta_blocker:
             shift += BETA_BLOCKER_RESTING
-        value = trait.centre * math.exp(shift) if trait.log else trait.centre + shift
+        value = trait.centre * math.exp(min(shift, 20.0)) if trait.log else trait.centre + shift
         traits[trait.name] = round(min(max(value, trait.low), trait.high), 3)
     return traits

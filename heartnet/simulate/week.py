@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from heartnet.simulate.literature import BETA_BLOCKER_RESERVE
 from heartnet.simulate.people import Person
+from heartnet.thinning import fold_steps, thin
 from heartnet.weeks import MAX_READINGS
 
 DAY = 86_400
@@ -33,8 +34,8 @@ class WeekReadings:
     """
 
     seconds: Ints
-    heart_rate: Floats
-    steps: Floats
+    heart_rate: npt.NDArray[np.float32]
+    steps: npt.NDArray[np.float32]
     asleep: Flags
     in_workout: Flags
     in_af: Flags
@@ -71,8 +72,8 @@ class _Exertion:
 def draw_week(person: Person, rng: np.random.Generator) -> WeekReadings:
     """Draw one week of readings; the same person and generator give the same week.
 
-    A week of more than `MAX_READINGS` rows loses evenly spaced rows of those measured every few seconds, which hold
-    a heart rate and no steps: its span, steps, background and the shape of its workouts stay.
+    A week of more than `MAX_READINGS` rows is thinned as a real one is (`heartnet.thinning`): workouts are measured
+    less often, while the span, the background and all steps stay.
     """
     nights = _nights(person, rng)
     workouts = _workouts(person, nights, rng)
@@ -80,27 +81,26 @@ def draw_week(person: Person, rng: np.random.Generator) -> WeekReadings:
     fibrillation = _fibrillation(person, rng)
     worn = _worn_minutes(person, nights, rng)
 
-    background, dense = _heart_rate_times(exertion, rng)
-    step_times, step_counts = _step_rows(exertion, rng)
-    seconds, row = np.unique(np.concatenate([background, dense, step_times]), return_inverse=True)
-    of_background, of_dense, of_steps = np.split(row, [len(background), len(background) + len(dense)])
-    measured, repeated = np.zeros((2, len(seconds)), dtype=bool)
-    measured[of_background] = measured[of_dense] = repeated[of_dense] = True
-    repeated[of_background] = repeated[of_steps] = False
-    steps = np.bincount(of_steps, weights=step_counts, minlength=len(seconds))
+    measured_at = _heart_rate_times(exertion, rng)
+    written_at, counts = _step_rows(exertion, rng)
+    seconds, row = np.unique(np.concatenate([measured_at, written_at]), return_inverse=True)
+    measured = np.zeros(len(seconds), dtype=bool)
+    measured[row[: len(measured_at)]] = True
+    steps = np.bincount(row[len(measured_at) :], weights=counts, minlength=len(seconds))
+    on = worn[seconds // 60]
+    seconds, measured, steps = seconds[on], measured[on], steps[on]
 
-    kept = worn[seconds // 60]
-    kept[kept] = _thinned(repeated[kept])
-    seconds, measured, steps = seconds[kept], measured[kept], steps[kept]
     asleep, in_af = nights.cover(seconds), fibrillation.cover(seconds)
     rates = _heart_rates(person, seconds, asleep, in_af, exertion, rng)
+    heart_rate = np.where(measured, rates, np.nan).astype(np.float32)
+    kept = thin(1_000_000 * seconds, heart_rate, MAX_READINGS)
     return WeekReadings(
-        seconds=seconds,
-        heart_rate=np.where(measured, rates, np.nan),
-        steps=np.where(steps > 0, steps, np.nan),
-        asleep=asleep,
-        in_workout=workouts.spans.cover(seconds),
-        in_af=in_af,
+        seconds=seconds[kept],
+        heart_rate=heart_rate[kept],
+        steps=fold_steps(np.where(steps > 0, steps, np.nan).astype(np.float32), kept),
+        asleep=asleep[kept],
+        in_workout=workouts.spans.cover(seconds[kept]),
+        in_af=in_af[kept],
     )
 
 
@@ -200,11 +200,8 @@ def _worn_minutes(person: Person, nights: _Spans, rng: np.random.Generator) -> F
     return worn
 
 
-def _heart_rate_times(exertion: _Exertion, rng: np.random.Generator) -> tuple[Ints, Ints]:
-    """Return the times of background readings, about 5 minutes apart, and of those about 5 s apart.
-
-    The watch measures every 5 s in a workout and the three minutes after it, and in some walks.
-    """
+def _heart_rate_times(exertion: _Exertion, rng: np.random.Generator) -> Ints:
+    """Return the times of heart rates: every 5 minutes or so; every 5 s in and after workouts and in some walks."""
     gaps = rng.integers(180, 420, WEEK // 240)
     gaps[rng.random(len(gaps)) < 0.15] *= 2  # the wrist moved: nothing measured
     background = np.cumsum(gaps)
@@ -214,7 +211,8 @@ def _heart_rate_times(exertion: _Exertion, rng: np.random.Generator) -> tuple[In
     count = (end[chosen] - start[chosen] + np.where(exertion.workout[chosen], RECOVERY_SECONDS, 60)) // 5
     dense = np.repeat(start[chosen], count) + 5 * _within(count)
     dense += rng.integers(-1, 2, len(dense))
-    return background[background < WEEK], dense[(dense >= 0) & (dense < WEEK)]
+    times = np.concatenate([background, dense])
+    return times[(times >= 0) & (times < WEEK)]
 
 
 def _step_rows(exertion: _Exertion, rng: np.random.Generator) -> tuple[Ints, Floats]:
@@ -232,18 +230,6 @@ def _step_rows(exertion: _Exertion, rng: np.random.Generator) -> tuple[Ints, Flo
 def _within(counts: Ints) -> Ints:
     """Return 0 … count − 1 for each count, one after the other."""
     return np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-
-
-def _thinned(removable: Flags) -> Flags:
-    """Return which rows stay, at most `MAX_READINGS`: all but evenly spaced ones of the `removable`."""
-    kept = np.ones(len(removable), dtype=bool)
-    excess = len(removable) - MAX_READINGS
-    if excess > 0:
-        candidates = np.flatnonzero(removable)
-        if len(candidates) < excess:
-            candidates = np.arange(1, len(removable) - 1)
-        kept[candidates[np.arange(excess) * len(candidates) // excess]] = False
-    return kept
 
 
 def _heart_rates(

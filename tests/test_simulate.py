@@ -100,12 +100,13 @@ def test_wear_hours_leave_out_long_pauses(cohort: Weeks) -> None:
 
 
 def test_the_same_seed_gives_the_same_cohort_on_every_machine() -> None:
+    """Pinned with numpy 2.4; also holds with `NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR"`."""
     weeks = simulate(users=3, weeks_per_user=2, seed=0)
     digest = hashlib.sha256()
     for array in (weeks.readings, weeks.local_time, *weeks.truth.values()):
         digest.update(np.nan_to_num(array, nan=-1).tobytes())
     digest.update(repr(weeks.table.rows()).encode())
-    assert digest.hexdigest()[:16] == "2b843ab7edc1c94a"
+    assert digest.hexdigest()[:16] == "886ca20bb2f5257a"
 
 
 def test_a_person_and_a_week_do_not_depend_on_how_many_there_are() -> None:

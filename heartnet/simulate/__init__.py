@@ -33,7 +33,8 @@ def simulate(
 
     Everything follows from `seed`: person k is the same whatever the number of users, week w whatever the number of
     weeks, and people and survey are the same at every `effect_scale`. Weeks are calendar weeks from Monday, one after
-    the other. Times are whole seconds and rates whole bpm, so that machines agree.
+    the other; the nights at their seams are drawn in each. Times are whole seconds and rates whole bpm, so that
+    machines agree; another numpy may draw other random numbers (NEP 19).
 
     Args:
         users: number of people, at least 1.

@@ -116,8 +116,8 @@ TRAITS: tuple[Trait, ...] = (
         source="assumed: sleeping rates 8-12 bpm under quiet waking ones, as in shared/data/applewatch",
     ),
     Trait(
-        "night_scatter", "bpm", 3.0, 0.27, 0.8, 15.0, log=True, age=-0.02, male=0.0, bmi=0.0,
-        source="assumed: spread of single readings asleep; 2.8 between neighbours in shared/data/applewatch",
+        "night_scatter", "bpm", 2.3, 0.27, 0.8, 15.0, log=True, age=-0.02, male=0.0, bmi=0.0,
+        source="assumed: spread of single readings asleep; neighbours in shared/data/applewatch differ by 2.9, √2 times 2",
     ),
     Trait(
         "recovery_time", "s", 75.0, 0.30, 20.0, 400.0, log=True, age=0.06, male=-0.04, bmi=0.05,
@@ -125,7 +125,7 @@ TRAITS: tuple[Trait, ...] = (
         "of cool-down, faster without; e-folding 75 s loses 55 % in a minute",
     ),
     Trait(
-        "daily_steps", "count", 7900.0, 0.36, 800.0, 30000.0, log=True, age=-0.03, male=0.03, bmi=-0.10,
+        "daily_steps", "count", 8300.0, 0.36, 800.0, 30000.0, log=True, age=-0.03, male=0.03, bmi=-0.10,
         source="Master et al. 2022, Nature Medicine 28:2301: median 7,731 a day, quartiles 5,867 and 9,827",
     ),
     Trait(

@@ -117,7 +117,7 @@ TRAITS: tuple[Trait, ...] = (
     ),
     Trait(
         "night_scatter", "bpm", 2.3, 0.27, 0.8, 15.0, log=True, age=-0.02, male=0.0, bmi=0.0,
-        source="assumed: spread of single readings asleep; neighbours in shared/data/applewatch differ by 2.9, √2 times 2",
+        source="assumed: spread of one reading asleep; neighbours in shared/data/applewatch differ by 2.9, √2 times 2",
     ),
     Trait(
         "recovery_time", "s", 75.0, 0.30, 20.0, 400.0, log=True, age=0.06, male=-0.04, bmi=0.05,
@@ -186,6 +186,6 @@ EFFECTS: tuple[Effect, ...] = (
         "direction: Palatini & Julius 1997, J Hypertension 15:3, fast heart rate goes with hypertension; size "
         "assumed, before beta blockers, which hide it",
     ),
-    Effect("hypertension", "circadian_swing", -0.9, "assumed: non-dippers; O'Brien et al. 1988, Lancet 2:397"),
+    Effect("hypertension", "circadian_swing", -0.9, "assumed: as in non-dippers, whom O'Brien et al. 1988, Lancet 2:397, name for pressure"),
     Effect("hypertension", "recovery_time", 0.05, "assumed: a little less vagal tone"),
 )  # fmt: skip

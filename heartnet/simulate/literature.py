@@ -186,6 +186,9 @@ EFFECTS: tuple[Effect, ...] = (
         "direction: Palatini & Julius 1997, J Hypertension 15:3, fast heart rate goes with hypertension; size "
         "assumed, before beta blockers, which hide it",
     ),
-    Effect("hypertension", "circadian_swing", -0.9, "assumed: as in non-dippers, whom O'Brien et al. 1988, Lancet 2:397, name for pressure"),
+    Effect(
+        "hypertension", "circadian_swing", -0.9,
+        "assumed: as in non-dippers, whom O'Brien et al. 1988, Lancet 2:397, name for pressure",
+    ),
     Effect("hypertension", "recovery_time", 0.05, "assumed: a little less vagal tone"),
 )  # fmt: skip

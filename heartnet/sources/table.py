@@ -8,9 +8,10 @@ usual names are looked for. Rows are numbered as in an editor: the header is row
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -18,21 +19,11 @@ import numpy as np
 import polars as pl
 
 from heartnet.account import Account
-from heartnet.errors import HeartnetError, did_you_mean
+from heartnet.errors import HeartnetError
 from heartnet.readings import RAW_SCHEMA, RawReadings
+from heartnet.sources.columns import DEFAULT_USER, find_column, find_time, listing, option, require_somewhere
 from heartnet.sources.files import Chunk, TableFile
 from heartnet.sources.times import is_numeric, parse_times
-
-DEFAULT_USER = "person-1"
-"""The person, where nothing says who it is."""
-
-USUAL_NAMES: dict[str, tuple[str, ...]] = {
-    "time": ("time", "timestamp", "datetime", "date_time", "start", "start_time", "activityminute"),
-    "heart_rate": ("heart_rate", "heartrate", "hr", "bpm", "pulse"),
-    "steps": ("steps", "step_count", "stepcount"),
-    "user_id": ("user_id", "userid", "user", "id", "subject", "subject_id", "participant", "participant_id"),
-}
-"""Names by which a column is found when no option names it; case, blanks, `_` and `-` do not matter."""
 
 FileProgress = Callable[[TableFile, int], None]
 """Told the file and how many of its bytes were read since the last call."""
@@ -120,8 +111,11 @@ def _plans(files: Sequence[TableFile], options: TableOptions) -> list[_Plan]:
         raise HeartnetError(
             "a long table needs --kind COL, --value COL, and --kind-heart-rate NAME or --kind-steps NAME (or both)"
         )
-    for role in ("time", "heart_rate", "steps", "user_id", "kind", "value"):
-        _require_somewhere(getattr(options, role), files, _option(role))
+    for role in ("time", "heart_rate", "steps", "kind", "value"):
+        require_somewhere(getattr(options, role), files, option(role))
+    by_column = bool(options.user_id) and options.user_from_filename is None
+    if by_column and not any(find_column("user_id", options.user_id, file, files) for file in files):
+        require_somewhere(options.user_id, files, "--user-id")
     plans = [_plan(file, files, options) for file in files]
     with_people = [plan for plan in plans if plan.user_id]
     for plan in plans:
@@ -134,90 +128,31 @@ def _plans(files: Sequence[TableFile], options: TableOptions) -> list[_Plan]:
 
 
 def _plan(file: TableFile, files: Sequence[TableFile], options: TableOptions) -> _Plan:
-    plan = _Plan(file, time=_find_time(file, files, options.time))
+    plan = _Plan(file, time=find_time(file, files, options.time))
     if options.kind:
-        plan.kind, plan.value = _find("kind", options.kind, file, files), _find("value", options.value, file, files)
+        plan.kind, plan.value = (
+            find_column("kind", options.kind, file, files),
+            find_column("value", options.value, file, files),
+        )
         if plan.kind is None or plan.value is None:
-            raise HeartnetError(f"{file.name} does not have both columns, --kind and --value. {_listing(file)}")
+            raise HeartnetError(f"{file.name} does not have both columns, --kind and --value. {listing(file)}")
         kinds = {"heart_rate": options.kind_heart_rate, "steps": options.kind_steps}
         plan.channels = {channel: kind for channel, kind in kinds.items() if kind is not None}
     else:
-        found = {role: _find(role, getattr(options, role), file, files) for role in ("heart_rate", "steps")}
+        found = {role: find_column(role, getattr(options, role), file, files) for role in ("heart_rate", "steps")}
         plan.channels = {channel: column for channel, column in found.items() if column is not None}
         if not plan.channels:
             raise HeartnetError(
                 f"{file.name} has neither heart rate nor steps under a known name; name the column with "
-                f"--heart-rate COL or --steps COL. {_listing(file)}"
+                f"--heart-rate COL or --steps COL. {listing(file)}"
             )
     if options.user_from_filename is not None:
         plan.user = _user_from(file.name, options.user_from_filename)
     elif options.user_id or options.user is None:
-        plan.user_id = _find("user_id", options.user_id, file, files)
+        plan.user_id = find_column("user_id", options.user_id, file, files)
     if plan.user is None and plan.user_id is None:
         plan.user = options.user or DEFAULT_USER
     return plan
-
-
-def _find(role: str, wanted: Sequence[str], file: TableFile, files: Sequence[TableFile]) -> str | None:
-    """Return the column of `file` for a role, None if the options or the usual names give it none."""
-    found: list[str] = []
-    for item in wanted:
-        only, column = split_file(item, files)
-        if only is file:
-            return file.find(column, _option(role))
-        if only is None and file.columns_like(column):
-            found.append(file.find(column, _option(role)))
-    if len(set(found)) > 1:
-        raise HeartnetError(
-            f"{file.name} has several columns for {_option(role)}: {', '.join(found)}; name one of them"
-        )
-    if found or wanted:
-        return found[0] if found else None
-    plain = {re.sub(r"[ _-]", "", column.lower()): column for column in reversed(file.columns)}
-    usual = (re.sub(r"[ _-]", "", name) for name in USUAL_NAMES.get(role, ()))
-    return next((plain[name] for name in usual if name in plain), None)
-
-
-def _find_time(file: TableFile, files: Sequence[TableFile], wanted: Sequence[str]) -> list[str]:
-    for item in wanted:
-        only, text = split_file(item, files)
-        parts = [text] if file.columns_like(text) else text.split("+")
-        if only is file or (only is None and all(file.columns_like(part) for part in parts)):
-            return [file.find(part, "--time") for part in parts]
-    column = None if wanted else _find("time", (), file, files)
-    if column is None:
-        raise HeartnetError(
-            f"{file.name} has no column of times{' as named by --time' if wanted else ' under a known name'}; name it "
-            f"with --time COL, or two of them with --time DATE+CLOCK. {_listing(file)}"
-        )
-    return [column]
-
-
-def _require_somewhere(wanted: Sequence[str], files: Sequence[TableFile], option: str) -> None:
-    """Raise if a column that an option names is in none of the files."""
-    for item in wanted:
-        only, column = split_file(item, files)
-        if only is not None or any(file.columns_like(column) for file in files):
-            continue
-        parts = column.split("+") if option == "--time" else [column]
-        for part in parts:
-            if not any(file.columns_like(part) for file in files):
-                if len(files) == 1:
-                    files[0].find(part, option)
-                names = {name: None for file in files for name in file.columns}
-                raise HeartnetError(
-                    f"no file has a column {part!r} ({option}).{did_you_mean(part, names)} "
-                    + " ".join(_listing(file) for file in files[:5])
-                )
-
-
-def split_file(item: str, files: Sequence[TableFile]) -> tuple[TableFile | None, str]:
-    """Split `FILE:COL` if it begins with one of the files; else return None and the whole."""
-    for file in files:
-        for name in (str(file.path), file.name):
-            if item.startswith(f"{name}:"):
-                return file, item[len(name) + 1 :]
-    return None, item
 
 
 def _user_from(name: str, pattern: str) -> str:
@@ -336,9 +271,24 @@ def _unreadable_times(plan: _Plan, chunk: Chunk, unreadable: pl.Series, options:
     )
 
 
-def _listing(file: TableFile) -> str:
-    return f"The columns of {file.name} are {', '.join(repr(column) for column in file.columns)}."
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `heartnet prepare table`."""
+    parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="CSV, TSV (also .gz) or Parquet")
+    columns = parser.add_argument_group("columns", "COL, or FILE:COL for one of the files; may be repeated")
+    add = partial(columns.add_argument, action="append", default=[], metavar="COL")
+    add("--time", help="time of a reading; COL1+COL2 joins a date and a clock time")
+    add("--heart-rate", help="beats a minute")
+    add("--steps", help="steps since the reading before")
+    add("--kind", help="of a long table: what a row measures")
+    add("--value", help="of a long table: how much")
+    columns.add_argument("--kind-heart-rate", metavar="NAME", help="what --kind says of heart rates")
+    columns.add_argument("--kind-steps", metavar="NAME", help="what --kind says of steps")
+    people = parser.add_argument_group("people")
+    people.add_argument("--user", metavar="NAME", help=f"the person all rows are of (default: {DEFAULT_USER})")
+    people.add_argument("--user-from-filename", metavar="REGEX", help="finds the person in the file name, by one group")
 
 
-def _option(role: str) -> str:
-    return "--" + role.replace("_", "-")
+def read(arguments: argparse.Namespace, account: Account, progress: FileProgress | None = None) -> RawReadings:
+    """Read what the options of `add_arguments` name."""
+    names = [item.name for item in fields(TableOptions)]
+    return read_table(arguments.files, TableOptions(**{n: getattr(arguments, n) for n in names}), account, progress)

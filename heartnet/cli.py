@@ -1,0 +1,94 @@
+"""The `heartnet` command: `prepare SOURCE FILE… --out FOLDER` and `describe FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+from heartnet.errors import HeartnetError, did_you_mean
+
+SOURCES = {
+    "table": "CSV, TSV or Parquet with any column names",
+}
+"""Kinds of export; each is a module in `heartnet.sources` with `add_arguments(parser)` and `read(arguments, …)`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 if it worked, 2 with a message on stderr for bad input, 130 when interrupted."""
+    try:
+        arguments = _parser().parse_args(argv)
+        arguments.run(arguments)
+    except HeartnetError as error:
+        print(f"heartnet: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"heartnet: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("heartnet: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Parser that knows no abbreviations, and suggests the nearest option or command for a mistyped one."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, unknown = super().parse_known_args(args, namespace)
+        for word in unknown:
+            if word.startswith("--"):
+                options = [option for option in self._option_string_actions if option.startswith("--")]
+                self.error(f"no such option: {word}.{did_you_mean(word.split('=')[0], options)}")
+        return known, unknown
+
+    def error(self, message: str) -> NoReturn:
+        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if choice:
+            message += did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2]))
+        super().error(message)
+
+
+class _SourceParser(_Parser):
+    """Parser of one source, whose module is imported only when it is asked for."""
+
+    source: str | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.source is not None:
+            source, self.source = self.source, None
+            shared = import_module("heartnet.prepare")
+            own = import_module(f"heartnet.sources.{source.replace('-', '_')}")
+            own.add_arguments(self)
+            shared.add_arguments(self)
+            self.set_defaults(source=source, run=lambda arguments: shared.prepare(arguments, own.read))
+        return super().parse_known_args(args, namespace)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="heartnet", description="Prepare weeks of heart rate for Heartnet, and look at them.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    prepare = commands.add_parser("prepare", help="make a store of user-weeks from exports")
+    sources = prepare.add_subparsers(dest="source", required=True, metavar="SOURCE", parser_class=_SourceParser)
+    for name, summary in SOURCES.items():
+        sources.add_parser(name, help=summary, description=summary).source = name
+    describe = commands.add_parser("describe", help="print what a store holds and how it was made")
+    describe.add_argument("path", type=Path, metavar="FOLDER")
+    describe.set_defaults(run=_describe)
+    return parser
+
+
+def _describe(arguments: argparse.Namespace) -> None:
+    import_module("heartnet.describe").describe(arguments.path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

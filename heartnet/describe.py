@@ -1,0 +1,75 @@
+"""Prints what a store of weeks holds, and the account of its preparation."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from heartnet.account import Account
+from heartnet.store import open_store, read_manifest
+from heartnet.weeks import Weeks
+
+
+def describe(path: str | Path, console: Console | None = None) -> None:
+    """Print the account and a summary of the store at `path`.
+
+    Raises:
+        HeartnetError: if it cannot be opened.
+    """
+    console = console or Console(width=None if sys.stdout.isatty() else 120)
+    weeks = open_store(path)
+    account = Account.from_json(read_manifest(path)["account"])
+    if account.entries:
+        console.print(account_table(account))
+    console.print(summary_table(weeks, str(path)))
+
+
+def account_table(account: Account) -> Table:
+    """Return the account as a table: what came in, what was dropped and why, with examples, and what is left."""
+    table = Table(title="Account", title_justify="left")
+    table.add_column("of")
+    table.add_column("what")
+    table.add_column("count", justify="right")
+    table.add_column("for example")
+    stages = list(dict.fromkeys(stage for stage, _, _ in account))
+    for stage in stages:
+        rows = [(what, count) for other, what, count in account if other == stage]
+        rows.sort(key=lambda row: (row[0] == "left", row[0] != "in" and row[0] != "left"))
+        for number, (what, count) in enumerate(rows):
+            examples = "\n".join(account.examples.get((stage, what), [])[:1])
+            style = "bold" if what in ("in", "left") else None
+            table.add_row(stage if number == 0 else "", what, f"{count:,}", examples, style=style)
+        table.add_section()
+    return table
+
+
+def summary_table(weeks: Weeks, title: str) -> Table:
+    """Return counts, lengths and labels of the weeks as a table."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    people = weeks.table["user_id"].n_unique()
+    lengths = np.diff(weeks.offsets)
+    wear = weeks.table["wear_hours"]
+    table.add_row("weeks", f"{len(weeks):,} of {people:,} {'person' if people == 1 else 'people'}")
+    table.add_row("readings", f"{len(weeks.readings):,}; {_spread(lengths, ',.0f')} a week")
+    table.add_row("worn", f"{_spread(wear.to_numpy(), ',.1f')} hours a week")
+    starts = weeks.table["start"].sort().dt.to_string("%Y-%m-%d %H:%M")
+    table.add_row("start", f"{starts[0]} to {starts[-1]}")
+    for column in ("age", "bmi"):
+        values = weeks.table[column].drop_nulls().to_numpy()
+        if len(values):
+            table.add_row(column, f"{_spread(values, '.1f')}; missing for {len(weeks) - len(values):,} weeks")
+    for condition in weeks.conditions:
+        label = weeks.table[condition]
+        positive, negative = int((label == 1).sum()), int((label == 0).sum())
+        share = f" ({positive / (positive + negative):.1%})" if positive + negative else ""
+        table.add_row(condition, f"{positive:,} positive{share}, {negative:,} negative, {label.null_count():,} missing")
+    return table
+
+
+def _spread(values: np.typing.NDArray[np.generic], form: str) -> str:
+    low, middle, high = (format(float(value), form) for value in np.quantile(values.astype(float), [0, 0.5, 1]))
+    return f"{middle} (from {low} to {high})"

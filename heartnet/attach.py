@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -88,15 +88,15 @@ def _rows_by_person(
     Names match exactly, or else, if both are whole numbers, by value (`1` and `001`) where that is unambiguous.
     """
     row_of = {name: row for row, name in enumerate(known)}
-    by_number: dict[int, list[int]] = {}
-    for name, row in row_of.items():
-        if name.isdecimal():
-            by_number.setdefault(int(name), []).append(row)
+    if not row_of:
+        raise HeartnetError(f"{source}: no row says who it is of")
+    labelled, measured = _by_number(known), _by_number(everyone)
     matched: dict[str, int] = {}
     for person in everyone:
-        rows = [row_of[person]] if person in row_of else by_number.get(int(person), []) if person.isdecimal() else []
-        if len(rows) == 1:
-            matched[person] = rows[0]
+        if person in row_of:
+            matched[person] = row_of[person]
+        elif person.isdecimal() and len(measured[int(person)]) == len(labelled.get(int(person), [])) == 1:
+            matched[person] = row_of[labelled[int(person)][0]]
     if not matched:
         raise HeartnetError(
             f"{source}: none of its {len(row_of):,} people is in the readings. It names {known[0]!r}; the readings are "
@@ -108,6 +108,14 @@ def _rows_by_person(
     lacking = sorted(set(weeks.table["user_id"]) - set(matched))
     account.note("people", f"noted: with weeks and not in {source}", len(lacking), [repr(name) for name in lacking])
     return weeks.table["user_id"].replace_strict(matched, default=None, return_dtype=pl.Int64)
+
+
+def _by_number(names: Iterable[str]) -> dict[int, list[str]]:
+    numbered: dict[int, list[str]] = {}
+    for name in names:
+        if name.isdecimal():
+            numbered.setdefault(int(name), []).append(name)
+    return numbered
 
 
 def _with_conditions(weeks: Weeks, labels: Mapping[str, pl.Series]) -> Weeks:

@@ -1,0 +1,237 @@
+"""User-weeks as batches of tensors: split by person, scaled, batched by length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypedDict, Unpack
+
+import numpy as np
+import numpy.typing as npt
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from heartnet.errors import HeartnetError
+from heartnet.scaling import METADATA, Scaling, fit_scaling
+from heartnet.simulate import simulate
+from heartnet.splits import split_weeks
+from heartnet.store import open_store
+from heartnet.tasks import Task
+from heartnet.weeks import CHANNELS, Weeks
+
+SplitBy = Literal["user", "week"]
+
+
+class WeeksDataModule(pl.LightningDataModule):
+    """Serves weeks to a network.
+
+    A batch is a dict: `inputs` float32 `[batch, time, channel]`, scaled, 0 where missing or padded; `lengths` int64
+    `[batch]`; `metadata` float32 `[batch, 2 × field]`; `targets` float32 `[batch, target]`, NaN where missing; `index`
+    int64 `[batch]`, the row in `weeks`.
+
+    Args:
+        weeks: the data.
+        task: what is predicted. Weeks without any known target are left out and counted in `without_target`.
+        batch_size: weeks a batch.
+        val_share: share of people for validation.
+        test_share: share of people for the test.
+        split_by: `user` keeps all weeks of a person in one split; `week` does not, for data of one or two people.
+        folds: cross-validation in this many folds by person; None for a single split.
+        fold: the fold that is the test.
+        mask_channel: add a channel that is 1 where heart rate is missing.
+        split_seed: decides who is in which split.
+        seed: decides the order of the training batches, together with the epoch.
+    """
+
+    def __init__(
+        self,
+        weeks: Weeks,
+        task: Task,
+        *,
+        batch_size: int = 8,
+        val_share: float = 0.15,
+        test_share: float = 0.15,
+        split_by: SplitBy = "user",
+        folds: int | None = None,
+        fold: int = 0,
+        mask_channel: bool = False,
+        split_seed: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise HeartnetError(f"data.batch_size={batch_size}: must be at least 1")
+        if split_by not in ("user", "week"):
+            raise HeartnetError(f"data.split_by={split_by}: must be user or week")
+        if len(weeks) == 0:
+            raise HeartnetError("the data holds no weeks; `heartnet describe` shows what was dropped, and why")
+        self.weeks, self.task = weeks, task
+        self.batch_size, self.mask_channel, self.seed = batch_size, mask_channel, seed
+        self.split_by = split_by
+        self.targets = task.names(weeks)
+        self.values = task.values(weeks)
+        known = np.flatnonzero(~np.isnan(self.values).all(axis=1))
+        self.without_target = len(weeks) - len(known)
+        if len(known) == 0:
+            raise HeartnetError(f"none of the {len(weeks)} weeks has a known target among {', '.join(self.targets)}")
+        people = weeks.table["user_id"].to_numpy().astype(str)[known]
+        units = people if split_by == "user" else np.arange(len(known)).astype(str)
+        rows = split_weeks(
+            units,
+            self.values[known],
+            val_share=val_share,
+            test_share=test_share,
+            folds=folds,
+            fold=fold,
+            seed=split_seed,
+        )
+        self.rows: Mapping[str, npt.NDArray[np.int64]] = {split: known[chosen] for split, chosen in rows.items()}
+        train = self.rows["train"]
+        if len(train) == 0:
+            raise HeartnetError("no week is left to train on; lower data.val_share or data.test_share, or add data")
+        self.scaling: Scaling = fit_scaling([weeks.week(i) for i in train], weeks.table[train])
+        self.metadata = self.scaling.apply_metadata(weeks.table)
+
+    @property
+    def channels(self) -> int:
+        return len(CHANNELS) + self.mask_channel
+
+    @property
+    def metadata_size(self) -> int:
+        return 2 * len(METADATA)
+
+    def target_statistics(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return mean and spread of each target over the training split (for conditions the mean is the base rate).
+
+        Raises:
+            HeartnetError: a target of which the training split knows nothing.
+        """
+        values = self.values[self.rows["train"]].astype(np.float64)
+        for name, column in zip(self.targets, values.T, strict=True):
+            if np.isnan(column).all():
+                raise HeartnetError(f"no week of the training split has a known {name}; leave it out, or add labels")
+        std = np.nanstd(values, axis=0)
+        return np.nanmean(values, axis=0), np.where(std > 1e-6, std, 1.0)
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self._loader(BatchesByLength(self.rows["train"], self._lengths(), self.batch_size, self.seed))
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self.loader(self.rows["val"])
+
+    def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self.loader(self.rows["test"])
+
+    def loader(self, rows: npt.NDArray[np.int64]) -> DataLoader[dict[str, Tensor]]:
+        """Return batches of the given weeks, longest first, always in the same order."""
+        order = rows[np.argsort(-self._lengths()[rows], kind="stable")]
+        return self._loader([order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)])
+
+    def _loader(
+        self, batches: Sampler[npt.NDArray[np.int64]] | Sequence[npt.NDArray[np.int64]]
+    ) -> DataLoader[dict[str, Tensor]]:
+        # A batch is cut and scaled in one go by the data set, so there is nothing to collate, nor for workers to do.
+        return DataLoader(_Batches(self), batch_size=None, sampler=batches, pin_memory=torch.cuda.is_available())
+
+    def _lengths(self) -> npt.NDArray[np.int64]:
+        return np.diff(self.weeks.offsets)
+
+    def batch(self, rows: npt.NDArray[np.int64]) -> dict[str, Tensor]:
+        """Return one batch of the given weeks, padded to the longest of them."""
+        lengths = self._lengths()[rows]
+        inputs = np.zeros((len(rows), int(lengths.max()), self.channels), dtype=np.float32)
+        for i, row in enumerate(rows):
+            week = self.weeks.week(row)
+            inputs[i, : len(week), : len(CHANNELS)] = self.scaling.apply(week)
+            if self.mask_channel:
+                inputs[i, : len(week), -1] = np.isnan(week[:, 0])
+        return {
+            "inputs": torch.from_numpy(inputs),
+            "lengths": torch.from_numpy(lengths),
+            "metadata": torch.from_numpy(self.metadata[rows]),
+            "targets": torch.from_numpy(self.values[rows]),
+            "index": torch.from_numpy(np.asarray(rows, dtype=np.int64)),
+        }
+
+
+class BatchOptions(TypedDict, total=False):
+    """Arguments of `WeeksDataModule` that every kind of data shares."""
+
+    batch_size: int
+    val_share: float
+    test_share: float
+    split_by: SplitBy
+    folds: int | None
+    fold: int
+    mask_channel: bool
+    split_seed: int
+    seed: int
+
+
+class SimulatedData(WeeksDataModule):
+    """The simulated cohort, drawn anew in each run; first the arguments of `heartnet.simulate.simulate`."""
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        users: int,
+        weeks_per_user: int,
+        cohort_seed: int = 0,
+        effect_scale: float = 1.0,
+        missing_labels: float = 0.1,
+        base_rates: Mapping[str, float] | None = None,
+        **options: Unpack[BatchOptions],
+    ) -> None:
+        weeks = simulate(users, weeks_per_user, cohort_seed, effect_scale, missing_labels, base_rates)
+        super().__init__(weeks, task, **options)
+
+
+class StoredData(WeeksDataModule):
+    """Weeks that `heartnet prepare` wrote to `path`; every file is checked against its checksum first."""
+
+    def __init__(self, task: Task, *, path: str | Path, **options: Unpack[BatchOptions]) -> None:
+        super().__init__(open_store(Path(path), verify=True), task, **options)
+
+
+class BatchesByLength(Sampler[npt.NDArray[np.int64]]):
+    """Random batches of weeks of similar length; the order is a function of `seed` and the epoch alone.
+
+    Weeks are shuffled, sorted by length within groups of `group` batches, cut into batches, and the batches shuffled:
+    random enough to train on, with little padding.
+    """
+
+    def __init__(
+        self, rows: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], batch_size: int, seed: int, group: int = 16
+    ) -> None:
+        self.rows, self.lengths, self.batch_size, self.seed, self.group = rows, lengths, batch_size, seed, group
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.int64]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        shuffled = rng.permutation(self.rows)
+        span = self.batch_size * self.group
+        groups = [shuffled[i : i + span] for i in range(0, len(shuffled), span)]
+        in_order = np.concatenate([part[np.argsort(-self.lengths[part], kind="stable")] for part in groups])
+        batches = [in_order[i : i + self.batch_size] for i in range(0, len(in_order), self.batch_size)]
+        return iter([batches[i] for i in rng.permutation(len(batches))])
+
+
+class _Batches(Dataset[dict[str, Tensor]]):
+    def __init__(self, data: WeeksDataModule) -> None:
+        self.data = data
+
+    def __getitem__(self, rows: npt.NDArray[np.int64]) -> dict[str, Tensor]:
+        return self.data.batch(rows)
+
+    def __len__(self) -> int:
+        return len(self.data.weeks)

@@ -1,0 +1,54 @@
+"""Scores of a split, one number a target, skipping missing targets."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+from torchmetrics.functional.regression import mean_absolute_error, r2_score
+
+
+class TargetScores(Metric):
+    """Collect scores and targets of a split, then compute AUROC and average precision (conditions) or MAE and R².
+
+    A number that is not defined (a condition with one class in the split; fewer than two weeks) is left out, never 0.
+
+    Args:
+        kind: `"conditions"` or `"synthetic"`.
+        targets: names, in the order of the columns.
+    """
+
+    full_state_update = False
+    scores: list[Tensor]
+    values: list[Tensor]
+
+    def __init__(self, kind: str, targets: tuple[str, ...]) -> None:
+        super().__init__()
+        self.kind, self.targets = kind, targets
+        self.add_state("scores", default=[], dist_reduce_fx="cat")
+        self.add_state("values", default=[], dist_reduce_fx="cat")
+
+    def update(self, scores: Float[Tensor, "batch target"], values: Float[Tensor, "batch target"]) -> None:
+        """Add a batch; NaN in `values` is missing."""
+        self.scores.append(scores.detach().float())
+        self.values.append(values.detach().float())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return `auroc/…` and `average_precision/…` by condition, or `mae/…` and `r2/…` by synthetic target."""
+        if not self.scores:
+            return {}
+        scores = torch.cat(self.scores) if isinstance(self.scores, list) else self.scores
+        values = torch.cat(self.values) if isinstance(self.values, list) else self.values
+        results: dict[str, Tensor] = {}
+        for i, name in enumerate(self.targets):
+            known = ~values[:, i].isnan()
+            score, value = scores[known, i], values[known, i]
+            if self.kind == "conditions" and 0 < value.sum() < len(value):
+                results[f"auroc/{name}"] = binary_auroc(score, value.long())
+                results[f"average_precision/{name}"] = binary_average_precision(score, value.long())
+            elif self.kind == "synthetic" and len(value) >= 2:
+                results[f"mae/{name}"] = mean_absolute_error(score, value)
+                results[f"r2/{name}"] = r2_score(score, value)
+        return results

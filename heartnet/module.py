@@ -1,0 +1,245 @@
+"""The LightningModule: loss, metrics, optimiser, and what a checkpoint needs to be loaded again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from heartnet.diagnostics.probe import Probe
+from heartnet.errors import HeartnetError
+from heartnet.logits import Logits
+from heartnet.metrics import TargetScores
+from heartnet.model import ARCHITECTURES
+from heartnet.scaling import Scaling
+from heartnet.weeks import CHANNELS
+
+Batch = dict[str, Tensor]
+"""`inputs` [batch, time, channel], `lengths` [batch], `metadata` [batch, field], `targets` [batch, target] (NaN:
+missing), `index` [batch] (row of the week)."""
+
+Schedule = Literal["one_cycle", "constant"]
+
+
+class HeartnetModule(pl.LightningModule):
+    """Trains a network on conditions (cross-entropy) or synthetic targets (squared error), skipping missing targets.
+
+    Logs `{split}/loss`, and per condition `{split}/auroc/{condition}` and `{split}/average_precision/{condition}`, or
+    per synthetic target `{split}/mae/{target}` (natural units) and `{split}/r2/{target}` (share of variance explained).
+
+    After a test, `test_rows` `[week]` and `test_scores` `[week, target]` hold what was predicted, in NumPy.
+
+    Args:
+        network: called as `network(inputs, lengths, metadata)`, returns `Logits`; one of `heartnet.model.ARCHITECTURES`
+            if its checkpoints are to be loaded by `from_checkpoint`.
+        kind: `"conditions"` or `"synthetic"`.
+        targets: names of the outputs, in order.
+        target_mean: mean of each target on the training split; for conditions, the base rates.
+        target_std: spread of each target on the training split; not used for conditions.
+        scaling: the constants by which the inputs were scaled, as `Scaling.as_dict()`.
+        learning_rate: of AdamW, at its peak.
+        weight_decay: of AdamW.
+        schedule: `one_cycle` rises for a tenth of the steps, then falls to 0 as a cosine; `constant` stays.
+        seed: randomness of epoch `e` is a function of `seed` and `e` alone, so a resumed run is the same run.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        kind: str,
+        targets: Sequence[str],
+        target_mean: Sequence[float],
+        target_std: Sequence[float],
+        scaling: dict[str, list[float]],
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        schedule: Schedule = "one_cycle",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.kind = kind
+        self.targets = tuple(targets)
+        self.scaling = Scaling.from_dict(scaling)
+        self.learning_rate, self.weight_decay, self.schedule, self.seed = learning_rate, weight_decay, schedule, seed
+        self.target_mean: Tensor
+        self.target_std: Tensor
+        self.register_buffer("target_mean", torch.tensor(target_mean, dtype=torch.float32))
+        self.register_buffer("target_std", torch.tensor(target_std, dtype=torch.float32))
+        self.scores = nn.ModuleDict({split: TargetScores(kind, self.targets) for split in ("val", "test")})
+        set_output_bias = getattr(network, "set_output_bias", None)
+        if kind == "conditions" and set_output_bias is not None:
+            set_output_bias(torch.logit(self.target_mean.clamp(0.001, 0.999)))
+
+    def forward(self, batch: Batch) -> Logits:
+        logits: Logits = self.network(batch["inputs"], batch["lengths"], batch["metadata"])
+        return logits
+
+    def loss(self, score: Float[Tensor, "batch target"], targets: Float[Tensor, "batch target"]) -> Float[Tensor, ""]:
+        """Return the mean loss over known targets; 0 if none is known."""
+        known = ~targets.isnan()
+        if self.kind == "conditions":
+            each = F.binary_cross_entropy_with_logits(score, targets.nan_to_num(), reduction="none")
+        else:
+            each = (score - ((targets - self.target_mean) / self.target_std).nan_to_num()) ** 2
+        return (each * known).sum() / known.sum().clamp(min=1)
+
+    def natural(self, score: Float[Tensor, "batch target"]) -> Float[Tensor, "batch target"]:
+        """Return logits as probabilities (conditions) or in the target's unit (synthetic)."""
+        return torch.sigmoid(score) if self.kind == "conditions" else score * self.target_std + self.target_mean
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) % 2**63)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        loss = self.loss(self(batch).score.float(), batch["targets"])
+        size = len(batch["lengths"])
+        self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True, batch_size=size)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        score = self._evaluate("test", batch)
+        self._tested.append({"index": batch["index"], "scores": score})
+
+    def _evaluate(self, split: str, batch: Batch) -> Float[Tensor, "batch target"]:
+        score = self(batch).score.float()
+        loss = self.loss(score, batch["targets"])
+        self.log(f"{split}/loss", loss, prog_bar=split == "val", batch_size=len(batch["lengths"]), sync_dist=True)
+        natural = self.natural(score)
+        self._scores(split).update(natural, batch["targets"])
+        return natural
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._tested: list[dict[str, Tensor]] = []
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+        self.test_rows = torch.cat([batch["index"] for batch in self._tested]).cpu().numpy()
+        self.test_scores = torch.cat([batch["scores"] for batch in self._tested]).cpu().numpy()
+
+    def _log_scores(self, split: str) -> None:
+        scores = self._scores(split)
+        self.log_dict({f"{split}/{name}": value for name, value in scores.compute().items()})
+        scores.reset()
+
+    def _scores(self, split: str) -> TargetScores:
+        scores = self.scores[split]
+        assert isinstance(scores, TargetScores)
+        return scores
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return `index` [batch] and `scores` [batch, target]: probabilities, or targets in their unit."""
+        return {"index": batch["index"], "scores": self.natural(self(batch).score.float())}
+
+    def probe(self, batch: Batch) -> Probe:
+        """Return what a measurement needs to see."""
+        return Probe(
+            network=self.network,
+            inputs=batch["inputs"],
+            rest=(batch["lengths"], batch["metadata"]),
+            lengths=batch["lengths"],
+            outputs=self.targets,
+            channels=(*CHANNELS, "missing")[: batch["inputs"].shape[2]],
+            dt=self.scaling.seconds(batch["inputs"]),
+        )
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        if self.schedule == "constant":
+            return optimizer
+        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "architecture": type(self.network).__name__,
+            "arguments": getattr(self.network, "arguments", {}),
+            "kind": self.kind,
+            "targets": list(self.targets),
+            "scaling": self.scaling.as_dict(),
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["heartnet"] = self._description()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another model or other data.
+
+        Raises:
+            HeartnetError: naming the first thing that differs.
+        """
+        found, expected = checkpoint.get("heartnet"), self._description()
+        if found is None:
+            raise HeartnetError("the checkpoint was not written by heartnet; ckpt_path must name one that was")
+        for key in expected:
+            if found[key] != expected[key]:
+                raise HeartnetError(
+                    f"the checkpoint's {key} is {found[key]}, this run's is {expected[key]}; "
+                    "resume with the overrides that the run was started with (they stand in its config.yaml)"
+                )
+
+    @classmethod
+    def from_checkpoint(cls, path: Path) -> HeartnetModule:
+        """Build the module that a checkpoint describes, in evaluation mode, on the CPU.
+
+        Nothing in the file is run: only tensors and plain values are read, and the network comes from `ARCHITECTURES`.
+
+        Raises:
+            HeartnetError: the file is missing, damaged, or not a checkpoint of heartnet.
+        """
+        checkpoint = load_checkpoint(path)
+        about = checkpoint["heartnet"]
+        network = ARCHITECTURES[about["architecture"]](**about["arguments"])
+        weights = checkpoint["state_dict"]
+        module = cls(
+            network,
+            kind=about["kind"],
+            targets=about["targets"],
+            target_mean=weights["target_mean"].tolist(),
+            target_std=weights["target_std"].tolist(),
+            scaling=about["scaling"],
+        )
+        module.load_state_dict(weights)
+        return module.eval()
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without running anything in it.
+
+    Raises:
+        HeartnetError: the file is missing, damaged, or not a checkpoint of heartnet.
+    """
+    if not path.is_file():
+        raise HeartnetError(f"{path}: no such checkpoint; a run keeps its own in checkpoints/, the newest as last.ckpt")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise HeartnetError(f"{path}: not a checkpoint that can be read ({error})") from error
+    if not isinstance(checkpoint, dict) or "heartnet" not in checkpoint:
+        raise HeartnetError(f"{path}: a checkpoint, but not one that heartnet wrote")
+    if checkpoint["heartnet"]["architecture"] not in ARCHITECTURES:
+        raise HeartnetError(f"{path}: its architecture {checkpoint['heartnet']['architecture']!r} is not known here")
+    return checkpoint
+
+
+def one_cycle(step: int, steps: int, warm_up: float = 0.1) -> float:
+    """Return the factor of the learning rate: up in a straight line for `warm_up` of `steps`, then a cosine to 0."""
+    rise = max(warm_up * steps, 1.0)
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 * (1 + math.cos(math.pi * min((step - rise) / max(steps - rise, 1.0), 1.0)))

@@ -1,0 +1,82 @@
+"""Splits by person, alike in their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from heartnet.errors import HeartnetError
+
+SPLITS = ("train", "val", "test")
+
+
+def split_weeks(
+    people: npt.NDArray[np.str_],
+    targets: npt.NDArray[np.float32],
+    *,
+    val_share: float,
+    test_share: float,
+    folds: int | None,
+    fold: int,
+    seed: int,
+) -> Mapping[str, npt.NDArray[np.int64]]:
+    """Return the rows of each split; all weeks of one person lie in one split.
+
+    People are shuffled, sorted by their labels, and dealt out in that order, so that each split gets its share of every
+    combination of labels. The same arguments give the same split on every machine.
+
+    Args:
+        people: `[week]`, whose week it is.
+        targets: `[week, target]`, NaN where missing; a person counts as positive when any week is.
+        val_share: share of the people (those not in the test split, with folds) kept for validation.
+        test_share: share of the people kept for the test; not used with folds.
+        folds: cross-validation in this many folds, of which `fold` is the test; None for a single split.
+        fold: from 0.
+        seed: of the shuffle.
+
+    Raises:
+        HeartnetError: shares that leave no one to train on, or fewer people than splits.
+    """
+    ids, labels = _people_and_labels(people, targets)
+    _check(len(ids), val_share, test_share, folds, fold)
+    shuffled = np.random.default_rng(seed).permutation(len(ids))
+    order = shuffled[np.lexsort(labels[shuffled].T)]
+    ranks = np.arange(len(order))
+    is_test = ranks % folds == fold if folds else _every(ranks, test_share)
+    rest = order[~is_test]
+    is_val = _every(np.arange(len(rest)), val_share)
+    chosen = {"train": rest[~is_val], "val": rest[is_val], "test": order[is_test]}
+    return {split: np.flatnonzero(np.isin(people, ids[chosen[split]])) for split in SPLITS}
+
+
+def _people_and_labels(
+    people: npt.NDArray[np.str_], targets: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.float64]]:
+    frame = pl.DataFrame({"person": people, **{str(i): targets[:, i] for i in range(targets.shape[1])}})
+    by_person = frame.with_columns(pl.exclude("person").fill_nan(None)).group_by("person").max().sort("person")
+    return by_person["person"].to_numpy(), by_person.drop("person").fill_null(-1.0).to_numpy().astype(np.float64)
+
+
+def _every(ranks: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.bool_]:
+    """Mark `share` of the ranks, evenly spread, beginning half a step in."""
+    marks = np.floor(ranks * share + 0.5) < np.floor((ranks + 1) * share + 0.5)
+    return np.asarray(marks)
+
+
+def _check(people: int, val_share: float, test_share: float, folds: int | None, fold: int) -> None:
+    if not (0 <= val_share < 1 and 0 <= test_share < 1 and val_share + (0 if folds else test_share) < 1):
+        raise HeartnetError(
+            f"data.val_share={val_share}, data.test_share={test_share}: each must be at least 0 and together below 1"
+        )
+    if folds is not None and not (2 <= folds <= people and 0 <= fold < folds):
+        raise HeartnetError(
+            f"data.folds={folds}, data.fold={fold}: there are {people} people; need 2 to {people} folds"
+        )
+    if people < 3 and folds is None:
+        raise HeartnetError(
+            f"the data holds {people} {'person' if people == 1 else 'people'}, too few to split by person into train, "
+            "val and test; data.split_by=week splits the weeks instead (scores then say nothing about new people)"
+        )

@@ -1,0 +1,118 @@
+"""What a run prints: the data it has, its scores, its findings."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from heartnet.datamodule import WeeksDataModule
+from heartnet.findings import Status, latest
+from heartnet.predictions import read_predictions, score_table
+from heartnet.splits import SPLITS
+
+_console = Console(highlight=False)
+
+
+def print_line(text: str) -> None:
+    """Print a line that a person may want to copy."""
+    _console.print(text, soft_wrap=True, markup=False)
+
+
+def quiet_lightning() -> None:
+    """Silence what Lightning says to everybody: tips, and advice on workers that a memory map does not need."""
+    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in (".*does not have many workers.*", ".*Checkpoint directory .* exists and is not empty.*"):
+        warnings.filterwarnings("ignore", pattern)
+
+
+def print_data(data: WeeksDataModule) -> None:
+    """Print weeks and people of each split, and the share of positives (conditions) or the mean (synthetic targets)."""
+    conditions = data.task.kind == "conditions"
+    table = Table(title=_about(data), title_justify="left")
+    table.add_column("positive of known" if conditions else "mean (known)", no_wrap=True)
+    for split in SPLITS:
+        table.add_column(split, justify="right", no_wrap=True)
+    people = [data.weeks.table[data.rows[split]]["user_id"].n_unique() for split in SPLITS]
+    for i, target in enumerate(data.targets):
+        table.add_row(target, *(_known(data.values[data.rows[split], i], conditions) for split in SPLITS))
+    table.add_section()
+    table.add_row("weeks", *(str(len(data.rows[split])) for split in SPLITS))
+    table.add_row("people", *map(str, people))
+    _console.print(table)
+    if data.without_target:
+        print_line(f"{data.without_target} weeks without any known target are left out.")
+    if data.split_by == "week":
+        print_line("Split by week, not by person: the scores say nothing about new people.")
+
+
+def _known(values: npt.NDArray[np.float32], conditions: bool) -> str:
+    known = values[~np.isnan(values)]
+    if conditions:
+        return f"{int(known.sum())} of {len(known)}"
+    return f"{known.mean():.2f} ({len(known)})" if len(known) else "– (0)"
+
+
+def print_scores(folder: Path, data: WeeksDataModule) -> None:
+    """Print the scores of the test split, network and baselines side by side, from the predictions in `folder`."""
+    if not list(folder.rglob("predictions*.parquet")):
+        print_line("No week is in the test split, so there are no scores.")
+        return
+    predictions = read_predictions(folder)
+    conditions = data.task.kind == "conditions"
+    scores = score_table(predictions, data.task.kind)
+    first, second = ("auroc", "average_precision") if conditions else ("mae", "r2")
+    title = "Test scores" + (" on SIMULATED weeks" if data.weeks.simulated else "")
+    table = Table(title=title, title_justify="left")
+    table.add_column(f"{_NAMES[first]} ({_NAMES[second]})", no_wrap=True)
+    table.add_column("positive" if conditions else "weeks", justify="right", no_wrap=True)
+    models = scores["model"].unique(maintain_order=True).to_list()
+    for model in models:
+        table.add_column(model, justify="right", no_wrap=True)
+    for target in data.targets:
+        part = scores.filter(pl.col("target") == target)
+        if part.is_empty():
+            continue
+        row = part.row(0, named=True)
+        count = f"{row['positive_weeks']} of {row['weeks']}" if conditions else str(row["weeks"])
+        table.add_row(target, count, *_cells(part, models, first, second))
+    if len(data.targets) > 1:
+        mean = scores.group_by("model").agg(pl.col(first, second).mean())
+        table.add_row("mean", "", *_cells(mean, models, first, second))
+    _console.print(table)
+
+
+_NAMES = {"auroc": "AUROC", "average_precision": "AP", "mae": "MAE", "r2": "R²"}
+
+
+def _cells(part: pl.DataFrame, models: list[str], *scores: str) -> list[str]:
+    rows = {row["model"]: row for row in part.iter_rows(named=True)}
+    return [_cell([rows.get(model, {}).get(score) for score in scores]) for model in models]
+
+
+def _cell(values: list[float | None]) -> str:
+    first, second = ("–" if value is None else f"{value:.3f}" for value in values)
+    return f"{first} ({second})"
+
+
+def print_findings(folder: Path) -> Status | None:
+    """Print the newest findings of the run, worst first, and return the worst status; None if there are none."""
+    findings = latest([finding for file in sorted(folder.rglob("findings.jsonl")) for finding in read_jsonl(file)])
+    if not findings:
+        return None
+    _console.print(findings_table(findings))
+    return findings[0].status
+
+
+def _about(data: WeeksDataModule) -> str:
+    if data.weeks.simulated:
+        scale = data.weeks.provenance.get("effect_scale")
+        return f"SIMULATED weeks, effect scale {scale:g}: scores on them say nothing about real people"
+    return "Weeks"

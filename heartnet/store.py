@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -227,9 +227,12 @@ def _put_in_place(partial: Path, path: Path) -> None:
         if old is not None:
             old.rename(path)
         raise
-    _sync_folder(path.absolute().parent)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
+    try:
+        with suppress(OSError):  # the store is whole and in place; some file systems cannot sync a folder
+            _sync_folder(path.absolute().parent)
+    finally:
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _check_consistent(weeks: Weeks) -> None:

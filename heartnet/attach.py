@@ -50,19 +50,26 @@ def attach_intervals(
 
     The time of a week runs from its first reading to its last. It is positive when more than half of that lies in
     positive intervals, negative otherwise, and without a label when less than half lies in labelled intervals.
+    Intervals written with an offset meet the readings in UTC, by the offset of the week's first reading; others in
+    local time.
     """
     people = intervals["user_id"].unique(maintain_order=True)
     of_week = _rows_by_person(weeks, people, account, everyone, source)
-    names = [name for name in intervals.columns if name not in ("user_id", "start", "end")]
+    names = [name for name in intervals.columns if name not in ("user_id", "start", "end", "instant")]
     labels = {name: np.full(len(weeks), -1, np.int8) for name in names}
     first, last = weeks.local_time[weeks.offsets[:-1]], weeks.local_time[weeks.offsets[1:] - 1]
+    offset = weeks.table["utc_offset"].cast(pl.Int64).to_numpy() * 1_000_000
     of_week_number = of_week.fill_null(-1).to_numpy()
     for number, person in enumerate(people):
         at = np.flatnonzero(of_week_number == number)
         own = intervals.filter(pl.col("user_id") == person)
         for name in names if len(at) else ():
-            known = _time_within(own.filter(pl.col(name).is_not_null()), first[at], last[at])
-            positive = _time_within(own.filter(pl.col(name) == 1), first[at], last[at])
+            known = positive = np.zeros(len(at), np.int64)
+            for instant, clock in ((False, 0), (True, offset[at])):
+                here = own.filter((pl.col("instant") == instant) & pl.col(name).is_not_null())
+                known = known + _time_within(here, first[at] - clock, last[at] - clock)
+                here = here.filter(pl.col(name) == 1)
+                positive = positive + _time_within(here, first[at] - clock, last[at] - clock)
             span = last[at] - first[at]
             labels[name][at] = np.where((2 * known < span) | (span <= 0), -1, 2 * positive > span)
     series = {name: pl.Series(values, dtype=pl.Int8) for name, values in labels.items()}

@@ -127,7 +127,9 @@ def read_intervals(
     time_format: str | None = None,
     time_unit: str | None = None,
 ) -> pl.DataFrame:
-    """Return labelled intervals: `user_id`, `start` and `end` (local time, microseconds), and the conditions (Int8).
+    """Return labelled intervals: `user_id`, `start` and `end` (microseconds), `instant`, and the conditions (Int8).
+
+    `instant` tells that the times were written with an offset and are UTC; else they are local.
 
     Args:
         columns: the column options `user_id`, `interval_start`, `interval_end`; the usual names where there is none.
@@ -149,6 +151,7 @@ def read_intervals(
     wanted = [*([id_column] if id_column else []), *ends.values(), *(rule.column for rule in rules)]
     frame = _read(file, wanted, account, stage)
     times = {}
+    instant = pl.Series([True]).new_from_index(0, frame.height)
     for role, column in ends.items():
         time, offset = parse_times([frame[column]], time_format, time_unit)
         if frame.height and time.null_count() == frame.height:
@@ -156,14 +159,15 @@ def read_intervals(
                 f"{file.name}: no time of column {column!r} can be read, for example {frame[column][0]!r}; say how "
                 "they are written with --time-format, or that they are numbers with --time-unit s, ms, us or ns"
             )
-        times[role] = time.dt.timestamp("us") + offset.fill_null(0).cast(pl.Int64) * 1_000_000
+        times[role] = time.dt.timestamp("us")
+        instant = instant & offset.is_not_null()
     labels = {rule.condition: _apply(rule, frame, file.name, account, stage) for rule in rules}
     start, end = times["interval_start"], times["interval_end"]
     bad = ~(start <= end).fill_null(False)
     what = "dropped: interval without times, or that ends before it starts"
     _note(account, stage, what, file.name, frame, ends["interval_start"], bad)
     who = frame[id_column] if id_column else pl.Series([user or DEFAULT_USER]).new_from_index(0, frame.height)
-    return pl.DataFrame({"user_id": who, "start": start, "end": end, **labels}).filter(~bad)
+    return pl.DataFrame({"user_id": who, "start": start, "end": end, "instant": instant, **labels}).filter(~bad)
 
 
 _ROW = "\0row"

@@ -38,7 +38,8 @@ class Weeks:
         offsets: int64, `[week + 1]`.
         table: one row a week: `user_id` (String), `start` (Datetime, local), `readings` (Int64), `wear_hours`
             (Float64), `device` (String or null), `age` (years), `sex` ("female", "male" or null), `bmi` (kg/m²), one
-            Int8 column a condition (1, 0 or null), and in simulated weeks columns `true_…`.
+            Int8 column a condition (1, 0 or null), in prepared weeks `utc_offset` (seconds, of the first reading;
+            0 where the export gives none), and in simulated weeks columns `true_…`.
         conditions: names of the label columns, in canonical order.
         truth: per-reading arrays known only of simulated weeks: `asleep`, `in_workout` (uint8, `[reading]`), …
         provenance: where the weeks come from: `kind` ("simulated" or "prepared"), options, sources.
@@ -125,6 +126,7 @@ def cut_weeks(
             "start": pl.Series(_start(local[starts[kept]], by)).cast(pl.Datetime("us")),
             "readings": pl.Series(lengths, dtype=pl.Int64),
             "wear_hours": wear[kept],
+            "utc_offset": readings["utc_offset"].gather(starts).filter(pl.Series(kept)),
         }
     ).with_columns(
         pl.lit(None, pl.String).alias("device"),

@@ -3,7 +3,6 @@
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -204,13 +203,13 @@ def test_intervals_against_counting_seconds(
             assert label == (len(seconds & positive) * 2 > len(seconds))
 
 
-def test_intervals_are_in_local_time(tmp_path: Path) -> None:
-    """A reading written with an offset and an interval written with another meet in local time."""
+@pytest.mark.parametrize(
+    ("start", "end"), [("2026-01-05 10:00", "2026-01-05 11:00"), ("2026-01-05T03:00-05:00", "2026-01-05T09:00Z")]
+)
+def test_intervals_meet_readings_in_local_time_or_utc(tmp_path: Path, start: str, end: str) -> None:
     time = [datetime(2026, 1, 5, 8), datetime(2026, 1, 5, 9)]
     readings = pl.DataFrame([("a", t, 7200, 60.0, None) for t in time], schema=SCHEMA, orient="row")
     weeks = cut_weeks(readings, by=2)
-    text = "id,start,end,af\na,2026-01-05 10:00:00,2026-01-05 11:00:00,1\n"
-    file = table(tmp_path, text, "i.csv")
+    file = table(tmp_path, f"id,start,end,af\na,{start},{end},1\na,2020-01-01,2020-01-02,0\n", "i.csv")
     frame = read_intervals(file, rules_for(file, {"atrial_fibrillation": "af"}), Account())
-    np.testing.assert_array_equal(frame["start"], weeks.local_time[:1])
     assert attach_intervals(weeks, frame, Account(), ["a"], "i.csv").table["atrial_fibrillation"].to_list() == [1]

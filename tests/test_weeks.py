@@ -38,7 +38,7 @@ def test_a_hand_computed_week() -> None:
     weeks = cut_weeks(readings(rows), min_wear_hours=0)
     np.testing.assert_array_equal(weeks.week(0), np.float32([[60, np.nan, np.nan], [61, 5, 1800], [np.nan, 7, 1801]]))
     assert weeks.table.row(0, named=True) == {
-        "user_id": "a", "start": MONDAY, "readings": 3, "wear_hours": 0.5,
+        "user_id": "a", "start": MONDAY, "readings": 3, "wear_hours": 0.5, "utc_offset": 0,
         "device": None, "age": None, "sex": None, "bmi": None,
     }  # fmt: skip
     assert weeks.local_time[0] == (MONDAY - datetime(1970, 1, 1)) // timedelta(microseconds=1)

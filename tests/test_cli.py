@@ -1,0 +1,180 @@
+"""The command: what it writes and prints, and how it ends when something is wrong."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import heartnet.readings
+from heartnet.cli import main
+from heartnet.store import open_store
+
+HOURS = 30
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Two people, 30 hours each with a heart rate a minute, from Monday 2026-01-05 00:00."""
+    start = datetime(2026, 1, 5)
+    lines = [
+        f"{start + timedelta(minutes=minute)},{person},{60 + minute % 9},{minute % 4}"
+        for person in ("ann", "bob")
+        for minute in range(HOURS * 60)
+    ]
+    path = tmp_path / "table.csv"
+    path.write_text("time,user,hr,steps\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def run(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def test_prepare_and_describe(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = table.with_name("labels.csv")
+    labels.write_text("hypertension,user,diabetes,Age,Gender\n1,ann,0,40,F\n,zoe,1,50,M\n")
+    with table.open("a") as file:
+        file.write("2026-01-06 07:00:00,ann,900,\n2026-01-06 07:01:00,bob,x,\n")
+    out = table.with_name("weeks")
+    assert run("prepare", "table", table, "--labels", labels, "--people", labels, "--out", out) == 0
+    printed = capsys.readouterr().out
+    for text in ("heart rate outside 20–250 bpm", "table.csv row 3602", "not a number", "'zoe'", "hypertension"):
+        assert text in printed
+    weeks = open_store(out)
+    assert weeks.conditions == ("diabetes", "hypertension")
+    assert weeks.table.select("user_id", "readings", "wear_hours", "sex", "age", *weeks.conditions).rows() == [
+        ("ann", HOURS * 60, HOURS - 1 / 60, "female", 40.0, 0, 1),
+        ("bob", HOURS * 60, HOURS - 1 / 60, None, None, None, None),
+    ]
+    assert np.nansum(weeks.readings[:, 1]) == 2 * HOURS * 60 * 1.5
+    assert weeks.provenance["kind"] == "prepared"
+    provenance = json.dumps(weeks.provenance)
+    assert str(table.parent) not in provenance
+    assert '"table.csv"' in provenance
+    assert run("describe", out) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_runs_and_filters(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = table.with_name("weeks")
+    assert run("prepare", "table", table, "--by", 500, "--heart-rate-range", "61,250", "--out", out) == 0
+    assert open_store(out).table["readings"].to_list() == [500] * 6
+    assert run("prepare", "table", table, "--min-wear-hours", 31, "--out", table.with_name("none")) == 2
+    assert "no week is left of 2: 2 dropped: worn less than 31 h" in capsys.readouterr().err
+
+
+def test_all_names_of_the_bad_row_when_strict(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with table.open("a") as file:
+        file.write("2026-01-06 07:00:00,ann,0,\n")
+    assert run("prepare", "table", table, "--strict", "--out", table.with_name("weeks")) == 2
+    assert capsys.readouterr().err.startswith("heartnet: table.csv row 3602: heart_rate 0: dropped: heart rate outside")
+    assert not table.with_name("weeks").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prepare", "table", "absent.csv", "--out", "w"], "absent.csv does not exist"),
+        (["prepare", "table", "table.csv", "--heart-rate", "hart", "--out", "w"], "no column 'hart' (--heart-rate)"),
+        (["prepare", "table", "table.csv", "--out", "no/parent/w"], "does not exist; create it"),
+        (["prepare", "table", "table.csv", "--out", "table.csv"], "exists and is not a folder"),
+        (["prepare", "table", "table.csv", "--labels", "absent.csv", "--out", "w"], "absent.csv does not exist"),
+        (["prepare", "table", "table.csv", "--labels", "table.csv", "--out", "w"], "no column is named as a condition"),
+        (
+            [
+                "prepare",
+                "table",
+                "table.csv",
+                "--labels",
+                "table.csv",
+                "--condition",
+                "diabetes=A1c>=6.5",
+                "--out",
+                "w",
+            ],
+            "no such column",
+        ),
+        (["prepare", "table", "table.csv", "--condition", "diabetes=hr", "--out", "w"], "--condition needs a table"),
+        (["prepare", "table", "table.csv", "--by", "1", "--out", "w"], "from 2 to 4,096"),
+        (["describe", "absent"], "absent does not exist"),
+        (["describe", "."], "is not a folder of prepared weeks"),
+    ],
+)
+def test_bad_input_is_a_message_and_status_2(
+    table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(table.parent)
+    before = sorted(os.listdir())
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("heartnet: ")
+    assert message in error
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prepare", "table", "t", "--out", "w", "--heart-rat", "x"], "--heart-rat. Did you mean '--heart-rate'?"),
+        (["prepare", "tabel", "t", "--out", "w"], "Did you mean 'table'?"),
+        (["descibe", "w"], "Did you mean 'describe'?"),
+        (["prepare", "table", "t", "--out", "w", "--by", "month"], "expected week, or a number"),
+        (["prepare", "table", "t", "--out", "w", "--heart-rate-range", "250,20"], "expected LOW,HIGH"),
+        (["prepare", "table", "t"], "--out"),
+        ([], "COMMAND"),
+    ],
+)  # fmt: skip
+def test_mistyped_words(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_full_disk_half_way(table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert run("prepare", "table", table, "--out", table.with_name("weeks")) == 2
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert "Nothing was left behind" in error
+    assert os.listdir(table.parent) == ["table.csv"]
+
+
+def test_an_interrupt_is_status_130(
+    table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(heartnet.readings, "_sorted", interrupted)
+    assert run("prepare", "table", table, "--out", table.with_name("weeks")) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert os.listdir(table.parent) == ["table.csv"]
+
+
+def test_existing_weeks_need_overwrite(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = table.with_name("weeks")
+    assert run("prepare", "table", table, "--out", out) == 0
+    assert run("prepare", "table", table, "--by", 100, "--out", out) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert len(open_store(out)) == 2
+    assert run("prepare", "table", table, "--by", 100, "--out", out, "--overwrite") == 0
+    assert len(open_store(out)) == 36
+
+
+def test_help_needs_nothing_heavy() -> None:
+    code = "import sys; from heartnet.cli import main\ntry: main(['--help'])\nfinally: print(*sys.modules)"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True
+    ).stdout
+    assert "describe" in printed
+    assert not {"polars", "numpy", "torch", "rich"} & set(printed.split())

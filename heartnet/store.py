@@ -20,7 +20,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -186,7 +187,8 @@ def _write_files(weeks: Weeks, folder: Path, account: Account) -> None:
     files: dict[str, dict[str, Any]] = {}
     for name, array in arrays.items():
         with _synced(folder / f"{name}.npy") as file:
-            np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+            writer = cast(IO[bytes], SimpleNamespace(write=file.write))  # NumPy's own way loses why a write failed
+            np.lib.format.write_array(writer, np.ascontiguousarray(array), allow_pickle=False)
         files[f"{name}.npy"] = {"dtype": array.dtype.str, "shape": list(array.shape)}
     with _synced(folder / _TABLE) as file:
         weeks.table.write_parquet(file)

@@ -212,7 +212,7 @@ def test_a_full_device_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         Path, "open", lambda p, *a, **k: real(Path("/dev/full") if p.name == "readings.npy" else p, *a, **k)
     )
-    with pytest.raises(HeartnetError, match=r"cannot write .*new: .*Nothing was left behind"):
+    with pytest.raises(HeartnetError, match=r"cannot write .*new: No space left on device\. Nothing was left behind"):
         write_store(make_weeks([9000] * 3), tmp_path / "new")
     assert listing(tmp_path) == []
 

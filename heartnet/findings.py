@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from rich.table import Table
+from rich.text import Text
+
+from heartnet.errors import HeartnetError
+
+if TYPE_CHECKING:
+    import pytorch_lightning as lightning
 
 Status = Literal["pass", "warn", "fail"]
 _WORST_FIRST: dict[str, int] = {"fail": 0, "warn": 1, "pass": 2}
+_COLOURS: dict[str, str] = {"fail": "bold red", "warn": "yellow", "pass": "green"}
+
+FILE = "findings.jsonl"
+"""Where a run's folder keeps its findings."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,21 @@ class Finding:
         row["try"] = list(row.pop("try_"))
         return row
 
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Finding:
+        """Return the finding that `as_json` wrote; keys from a newer version are left out.
+
+        Raises:
+            ValueError: a key is missing, or the status is unknown.
+        """
+        row = {**row, "try_": tuple(row.get("try", ()))}
+        if row.get("status") not in get_args(Status):
+            raise ValueError(f"status {row.get('status')!r} is none of {', '.join(get_args(Status))}")
+        missing = [each.name for each in fields(cls) if each.name not in row]
+        if missing:
+            raise ValueError(f"no {', '.join(missing)}")
+        return cls(**{each.name: row[each.name] for each in fields(cls)})
+
 
 def append_jsonl(findings: Iterable[Finding], path: Path) -> None:
     """Append findings to `path`, one JSON object a line, each line written whole."""
@@ -51,7 +79,85 @@ def append_jsonl(findings: Iterable[Finding], path: Path) -> None:
         file.write(text)
 
 
+def read_jsonl(path: Path) -> list[Finding]:
+    """Return the findings in `path`, oldest first; none if there is no such file.
+
+    Raises:
+        HeartnetError: a line that is not a finding.
+    """
+    if not path.exists():
+        return []
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            found.append(Finding.from_json(json.loads(line)))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise HeartnetError(f"{path}, line {number}: not a finding ({error}); delete the line") from error
+    return found
+
+
 def latest(findings: Iterable[Finding]) -> list[Finding]:
     """Return the newest finding for each (check, where), worst first."""
     newest = {(finding.check, finding.where): finding for finding in findings}
     return sorted(newest.values(), key=lambda f: (_WORST_FIRST[f.status], f.check, f.where))
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """Return the findings, in the order given, as a table for the terminal; what passes has no message."""
+    table = Table(title="Findings", title_justify="left", expand=False)
+    for name in ("status", "check", "where"):
+        table.add_column(name, no_wrap=name == "status")
+    table.add_column("value (limit)", justify="right")
+    table.add_column("what, and what to try", ratio=1)
+    for each in findings:
+        what = Text("" if each.status == "pass" else each.message)
+        if each.try_:
+            what.append("\ntry: " + "  or  ".join(each.try_), style="bold")
+        table.add_row(
+            Text(each.status, style=_COLOURS[each.status]), Text(each.check), Text(each.where), _value(each), what
+        )
+    return table
+
+
+def findings_markdown(findings: Sequence[Finding]) -> str:
+    """Return the same table as Markdown, for TensorBoard's text tab."""
+    rows = ["| status | check | where | value (limit) | what | try | step |", "|---|---|---|---:|---|---|---:|"]
+    for each in findings:
+        cures = "<br>".join(f"`{override}`" for override in each.try_)
+        cells = (f"**{each.status}**", each.check, each.where, _value(each), each.message, cures, str(each.step))
+        rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def publish(findings: Sequence[Finding], trainer: lightning.Trainer) -> None:
+    """Append findings to the run's `findings.jsonl`, and write the newest of each to TensorBoard's text tab.
+
+    The table stands under `findings`, worst first. Call it on every rank; rank zero writes. A `fast_dev_run` writes
+    nothing.
+    """
+    # `log_dir` is a broadcast, so every rank has to ask for it.
+    folder = run_folder(trainer)
+    if not findings or not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+        return
+    append_jsonl(findings, folder / FILE)
+    text = findings_markdown(latest(read_jsonl(folder / FILE)))
+    for logger in trainer.loggers:
+        add_text = getattr(getattr(logger, "experiment", None), "add_text", None)
+        if add_text is not None:
+            add_text("findings", text, global_step=trainer.global_step)
+
+
+def run_folder(trainer: lightning.Trainer) -> Path:
+    """Return the folder that a run writes to: its first logger's, else the trainer's root. Call it on every rank."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def _value(finding: Finding) -> str:
+    if finding.value is None:
+        return "–"
+    limit = "" if finding.limit is None else f" ({_short(finding.limit)})"
+    return f"{_short(finding.value)} {finding.unit}{limit}".strip()
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if math.isfinite(value) and abs(value) >= 1000 else f"{value:.3g}"

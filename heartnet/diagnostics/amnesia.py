@@ -1,0 +1,311 @@
+"""The amnesia profile: what each reading of a week does to a logit, by how far away it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from heartnet.diagnostics.isolate import device_of, isolated
+from heartnet.diagnostics.probe import Logits, Probe
+from heartnet.errors import HeartnetError, did_you_mean
+from heartnet.weeks import WEAR_GAP_SECONDS
+
+ANCHORS = ("midpoint", "last", "score")
+STEPWISE = ("midpoint", "last")
+"""Anchors that need a logit at every step."""
+
+PARTS = 64
+"""Equal parts that each week is cut into for the score, which has no step to count from."""
+
+_SEED = {torch.float32: 2.0**96}
+"""What the backward pass starts from. A power of two scales exactly and is divided out again in float64: with it,
+float32 holds gradients down to 1e-67 instead of 1e-38."""
+
+
+@dataclass(frozen=True)
+class AnchorProfile:
+    """d logit / d input, averaged over weeks, for the logits read at one anchor.
+
+    Attributes:
+        anchor: `"midpoint"` (the step at half of each week's own length), `"last"` (its last valid step) or `"score"`
+            (after the readout, counted from the last reading).
+        lag: readings from the anchor; negative is before it.
+        lag_weeks: how many weeks reach that lag.
+        hours: hours of wear from the anchor, signed, averaged over those weeks; NaN where unknown.
+        signed: the gradient as the seed draws it, averaged over the weeks that reach the lag.
+        magnitude: the average of its absolute value: signs of different weeks do not cancel.
+        position_signed: the seed's plain axis: averaged over the weeks that have a reading at that position.
+        position_magnitude: likewise, of the absolute value.
+        parts: the average magnitude in each of up to 64 equal parts of each week, averaged over weeks.
+        parts_hours: hours of wear in each part, averaged over weeks; NaN where unknown.
+    """
+
+    anchor: str
+    lag: Int64[np.ndarray, " lag"]
+    lag_weeks: Int64[np.ndarray, " lag"]
+    hours: Float64[np.ndarray, " lag"]
+    signed: Float64[np.ndarray, "output channel lag"]
+    magnitude: Float64[np.ndarray, "output channel lag"]
+    position_signed: Float64[np.ndarray, "output channel time"]
+    position_magnitude: Float64[np.ndarray, "output channel time"]
+    parts: Float64[np.ndarray, "output channel part"]
+    parts_hours: Float64[np.ndarray, " part"]
+
+
+@dataclass(frozen=True)
+class AmnesiaProfile:
+    """The profiles of one network on some weeks.
+
+    Attributes:
+        outputs: names of the logits.
+        channels: names of the input channels.
+        lengths: valid readings of each week.
+        floor: the smallest gradient that the measurement could hold with full precision.
+        anchors: one profile for each anchor.
+    """
+
+    outputs: tuple[str, ...]
+    channels: tuple[str, ...]
+    lengths: Int64[np.ndarray, " week"]
+    floor: float
+    anchors: tuple[AnchorProfile, ...]
+
+    def at(self, anchor: str) -> AnchorProfile:
+        return next(profile for profile in self.anchors if profile.anchor == anchor)
+
+    @property
+    def main(self) -> str:
+        """The anchor that shows amnesia best: the midpoint where there are logits at every step, else the first."""
+        names = [profile.anchor for profile in self.anchors]
+        return "midpoint" if "midpoint" in names else names[0]
+
+
+def amnesia_profile(
+    probe: Probe,
+    anchors: Sequence[str] = ANCHORS,
+    *,
+    dtype: torch.dtype = torch.float64,
+    readings_at_once: int = 65_536,
+) -> AmnesiaProfile:
+    """Return d logit(anchor, output) / d input(t, channel), averaged over the weeks of `probe`.
+
+    The input is repeated along the batch, once for each pair of anchor and output, so that one forward and one backward
+    pass yield them all; a recurrent network takes about as long for twelve rows as for six. The network is copied and
+    measured in `dtype` and in evaluation mode; nothing of it changes (`heartnet.diagnostics.isolate`).
+
+    Args:
+        probe: the network and the weeks.
+        anchors: of `"midpoint"`, `"last"` and `"score"`. The first two are left out if the network has no logits at
+            every step.
+        dtype: float32 is several times faster on a CPU, and holds magnitudes down to 1e-67 where float64 holds 1e-308.
+        readings_at_once: rows times readings in one pass; bounds the memory, of which the full DeepHeart in float64
+            takes 52 KB a reading, 3.4 GB in all.
+
+    Raises:
+        HeartnetError: unknown anchors, or a network that does not answer as `Probe` says.
+
+    Source: M. Matelis and A. Singh, "Debuggable Deep Learning", 2019: the gradient of the output at the midpoint with
+    respect to the input at each step.
+    """
+    check_anchors(anchors)
+    _check(probe)
+    with isolated(probe.network, dtype) as network:
+        moved = _as_measured(probe, device_of(probe.network), dtype)
+        try:
+            gradients, measured = _gradients(network, moved, tuple(anchors), readings_at_once)
+        except (RuntimeError, TypeError, ValueError) as error:
+            error.add_note(f"This was raised by {type(network).__name__} while its amnesia was measured in {dtype}.")
+            raise
+    seed = _SEED.get(dtype, 1.0)
+    hours = _wear_hours(probe)
+    lengths = probe.lengths.detach().cpu().numpy().astype(np.int64)
+    return AmnesiaProfile(
+        outputs=probe.outputs,
+        channels=probe.channels,
+        lengths=lengths,
+        floor=float(torch.finfo(dtype).tiny) / seed,
+        anchors=tuple(
+            _average(anchor, [week[i] / seed for week in gradients], hours) for i, anchor in enumerate(measured)
+        ),
+    )
+
+
+def anchor_reading(anchor: str, length: int) -> int:
+    """Return the reading that lags are counted from in a week of `length` readings."""
+    return length // 2 if anchor == "midpoint" else length - 1
+
+
+def check_anchors(anchors: Sequence[str]) -> None:
+    """Raise HeartnetError if `anchors` is not a list of known anchors."""
+    if isinstance(anchors, str) or not anchors:
+        raise HeartnetError(f"anchors={anchors!r}: give a list of {', '.join(ANCHORS)}")
+    for anchor in anchors:
+        if anchor not in ANCHORS:
+            raise HeartnetError(
+                f"anchor {anchor!r} is not one of {', '.join(ANCHORS)}.{did_you_mean(str(anchor), ANCHORS)}"
+            )
+
+
+def _check(probe: Probe) -> None:
+    batch, time, channels = probe.inputs.shape
+    if channels != len(probe.channels):
+        raise HeartnetError(f"the probe names {len(probe.channels)} channels, its inputs have {channels}")
+    if batch == 0 or len(probe.lengths) != batch:
+        raise HeartnetError(f"the probe has {batch} weeks and {len(probe.lengths)} lengths; it needs one for each week")
+    if int(probe.lengths.min()) < 1 or int(probe.lengths.max()) > time:
+        raise HeartnetError(f"the probe's lengths must lie between 1 and {time}, the length of its inputs")
+
+
+def _as_measured(probe: Probe, device: torch.device, dtype: torch.dtype) -> Probe:
+    def move(tensor: Tensor) -> Tensor:
+        # A clone, because what was made in inference mode can take no part in a backward pass.
+        clone = tensor.detach().to(device).clone()
+        return clone.to(dtype) if clone.is_floating_point() else clone
+
+    return Probe(
+        probe.network,
+        move(probe.inputs),
+        tuple(move(each) for each in probe.rest),
+        move(probe.lengths),
+        probe.outputs,
+        probe.channels,
+    )
+
+
+def _gradients(
+    network: torch.nn.Module, probe: Probe, anchors: tuple[str, ...], readings_at_once: int
+) -> tuple[list[Float64[np.ndarray, "anchor output channel time"]], tuple[str, ...]]:
+    """Return for each week the gradients at its valid readings, and the anchors that the network has."""
+    batch, time, _ = probe.inputs.shape
+    lengths = [int(length) for length in probe.lengths]
+    targets = [(anchor, output) for anchor in anchors for output in range(len(probe.outputs))]
+    rows = [(week, *target) for week in range(batch) for target in targets]
+    found: list[np.ndarray] = []
+    for chunk in _chunks(rows, max(readings_at_once // time, 1)):
+        week = torch.tensor([row[0] for row in chunk], device=probe.inputs.device)
+        inputs = probe.inputs[week].requires_grad_()
+        logits = network(inputs, *(each[week] for each in probe.rest))
+        _check_logits(logits, len(chunk), probe)
+        if logits.steps is None and set(anchors) & set(STEPWISE):
+            left = tuple(anchor for anchor in anchors if anchor not in STEPWISE)
+            if not left:
+                raise HeartnetError(f"the network has no logits at every step, which {', '.join(anchors)} need(s)")
+            return _gradients(network, probe, left, readings_at_once)
+        total = _total(logits, chunk, lengths, time)
+        gradient = None
+        if total.requires_grad:
+            (gradient,) = torch.autograd.grad(total, inputs, allow_unused=True)
+        gradient = torch.zeros_like(inputs) if gradient is None else gradient
+        found.extend(gradient.detach().to("cpu", torch.float64).transpose(1, 2).numpy())
+    by_week = [found[i : i + len(targets)] for i in range(0, len(found), len(targets))]
+    shape = (len(anchors), len(probe.outputs), len(probe.channels))
+    return [
+        np.stack(each)[..., :length].reshape(*shape, length) for each, length in zip(by_week, lengths, strict=True)
+    ], anchors
+
+
+def _chunks(rows: list[tuple[int, str, int]], size: int) -> Iterator[list[tuple[int, str, int]]]:
+    """Cut into the fewest chunks of at most `size`, all about equally long."""
+    count = -(-len(rows) // size)
+    edges = [len(rows) * i // count for i in range(count + 1)]
+    for start, end in pairwise(edges):
+        yield rows[start:end]
+
+
+def _check_logits(logits: object, batch: int, probe: Probe) -> None:
+    if not isinstance(logits, Logits):
+        raise HeartnetError(
+            f"the probe's network returned {type(logits).__name__}, not Logits(steps, score); "
+            "wrap it with heartnet.diagnostics.adapt.adapt"
+        )
+    outputs = len(probe.outputs)
+    if logits.score.shape != (batch, outputs):
+        raise HeartnetError(f"the score has shape {tuple(logits.score.shape)}, expected [{batch}, {outputs}]")
+    if logits.steps is not None:
+        shape, time = tuple(logits.steps.shape), probe.inputs.shape[1]
+        if len(shape) != 3 or shape[0] != batch or shape[2] != outputs or not 1 <= shape[1] <= time:
+            raise HeartnetError(f"the steps have shape {shape}, expected [{batch}, up to {time}, {outputs}]")
+
+
+def _total(logits: Logits, rows: list[tuple[int, str, int]], lengths: list[int], time: int) -> Tensor:
+    """Return the sum of each row's own logit; rows are independent, so its gradient holds each row's own."""
+    chosen = []
+    for row, (week, anchor, output) in enumerate(rows):
+        if anchor == "score":
+            chosen.append(logits.score[row, output])
+        else:
+            assert logits.steps is not None
+            stride = -(-time // logits.steps.shape[1])
+            chosen.append(logits.steps[row, anchor_reading(anchor, lengths[week]) // stride, output])
+    total = torch.stack(chosen).sum()
+    return total * _SEED.get(total.dtype, 1.0)
+
+
+def _wear_hours(probe: Probe) -> list[Float64[np.ndarray, " time"]]:
+    """Return for each week the hours of wear up to each reading; NaN without dt. A pause is no wear."""
+    lengths = [int(length) for length in probe.lengths]
+    if probe.dt is None:
+        return [np.full(length, np.nan) for length in lengths]
+    seconds = probe.dt.detach().cpu().double().numpy()
+    worn = np.where((seconds > 0) & (seconds <= WEAR_GAP_SECONDS), seconds, 0.0)
+    return [np.cumsum(np.r_[0.0, week[1:length]]) / 3600 for week, length in zip(worn, lengths, strict=True)]
+
+
+def _average(
+    anchor: str,
+    gradients: list[Float64[np.ndarray, "output channel time"]],
+    hours: list[Float64[np.ndarray, " time"]],
+) -> AnchorProfile:
+    lengths = [len(week) for week in hours]
+    zero = [anchor_reading(anchor, length) for length in lengths]
+    before, after = max(zero), max(length - 1 - at for length, at in zip(lengths, zero, strict=True))
+    by_lag = [(before - at, week) for at, week in zip(zero, gradients, strict=True)]
+    worn = [(before - at, (each - each[at])[None]) for at, each in zip(zero, hours, strict=True)]
+    plain = [(0, week) for week in gradients]
+    size, longest = before + after + 1, max(lengths)
+    parts = min([PARTS, *lengths])
+    lag_hours, lag_weeks = _mean(worn, size)
+    return AnchorProfile(
+        anchor=anchor,
+        lag=np.arange(-before, after + 1),
+        lag_weeks=lag_weeks,
+        hours=lag_hours[0],
+        signed=_mean(by_lag, size)[0],
+        magnitude=_mean([(offset, np.abs(week)) for offset, week in by_lag], size)[0],
+        position_signed=_mean(plain, longest)[0],
+        position_magnitude=_mean([(0, np.abs(week)) for week in gradients], longest)[0],
+        parts=np.mean([_in_parts(np.abs(week), parts) for week in gradients], axis=0),
+        parts_hours=np.mean([np.diff(each[_edges(len(each), parts)]) for each in hours], axis=0),
+    )
+
+
+def _mean(
+    weeks: list[tuple[int, Float64[np.ndarray, "*rows time"]]], size: int
+) -> tuple[Float64[np.ndarray, "*rows lag"], Int64[np.ndarray, " lag"]]:
+    """Average weeks that start at an offset each, over those that are there; and say how many are."""
+    total = np.zeros((*weeks[0][1].shape[:-1], size))
+    count = np.zeros(size, dtype=np.int64)
+    for offset, week in weeks:
+        total[..., offset : offset + week.shape[-1]] += week
+        count[offset : offset + week.shape[-1]] += 1
+    return total / np.maximum(count, 1), count
+
+
+def _in_parts(
+    week: Float64[np.ndarray, "output channel time"], parts: int
+) -> Float64[np.ndarray, "output channel part"]:
+    starts = np.arange(parts) * week.shape[-1] // parts
+    sizes = np.diff(np.r_[starts, week.shape[-1]])
+    means: np.ndarray = np.add.reduceat(week, starts, axis=-1) / sizes
+    return means
+
+
+def _edges(length: int, parts: int) -> Int64[np.ndarray, " edge"]:
+    """Readings between which the hours of each part lie."""
+    return np.minimum(np.arange(parts + 1) * length // parts, length - 1)

@@ -180,7 +180,7 @@ def _as_measured(probe: Probe, device: torch.device, dtype: torch.dtype) -> Prob
 
 def _gradients(
     network: torch.nn.Module, probe: Probe, anchors: tuple[str, ...], readings_at_once: int
-) -> tuple[list[Float64[np.ndarray, "anchor output channel time"]], tuple[str, ...]]:
+) -> tuple[list[Float64[np.ndarray, "anchor output channel _time"]], tuple[str, ...]]:
     """Return for each week the gradients at its valid readings, and the anchors that the network has."""
     batch, time, _ = probe.inputs.shape
     lengths = [int(length) for length in probe.lengths]
@@ -247,7 +247,7 @@ def _total(logits: Logits, rows: list[tuple[int, str, int]], lengths: list[int],
     return total * _SEED.get(total.dtype, 1.0)
 
 
-def _wear_hours(probe: Probe) -> list[Float64[np.ndarray, " time"]]:
+def _wear_hours(probe: Probe) -> list[Float64[np.ndarray, " _time"]]:
     """Return for each week the hours of wear up to each reading; NaN without dt. A pause is no wear."""
     lengths = [int(length) for length in probe.lengths]
     if probe.dt is None:
@@ -259,8 +259,8 @@ def _wear_hours(probe: Probe) -> list[Float64[np.ndarray, " time"]]:
 
 def _average(
     anchor: str,
-    gradients: list[Float64[np.ndarray, "output channel time"]],
-    hours: list[Float64[np.ndarray, " time"]],
+    gradients: list[Float64[np.ndarray, "output channel _time"]],
+    hours: list[Float64[np.ndarray, " _time"]],
 ) -> AnchorProfile:
     lengths = [len(week) for week in hours]
     zero = [anchor_reading(anchor, length) for length in lengths]
@@ -286,7 +286,7 @@ def _average(
 
 
 def _mean(
-    weeks: list[tuple[int, Float64[np.ndarray, "*rows time"]]], size: int
+    weeks: list[tuple[int, Float64[np.ndarray, "*rows _time"]]], size: int
 ) -> tuple[Float64[np.ndarray, "*rows lag"], Int64[np.ndarray, " lag"]]:
     """Average weeks that start at an offset each, over those that are there; and say how many are."""
     total = np.zeros((*weeks[0][1].shape[:-1], size))

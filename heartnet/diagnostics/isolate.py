@@ -99,11 +99,15 @@ def _measurable_copy(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     for module in twin.modules():
         for name in _TRAINERS:
             if name in vars(module):
-                vars(module)[name] = None
+                vars(module).update({name: None, "log": _say_nothing, "log_dict": _say_nothing})
         if isinstance(module, nn.RNNBase):
             module.dropout = 0.0
             module.train()
     return twin
+
+
+def _say_nothing(*_: object, **__: object) -> None:
+    """Stand in for `self.log`, which complains where there is no trainer."""
 
 
 def _memo(network: nn.Module) -> dict[int, Any]:

@@ -163,7 +163,7 @@ def _memory(anchor: str, output: str, channel: str | None, curve: _Curve, floor:
         channel,
         "present",
         decades,
-        curve.far is not None and curve.far < floor,
+        curve.far is not None and bool(curve.far < floor),
         round(curve.steps[place]),
         _number(curve.hours[place]),
         reach,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
@@ -16,7 +17,7 @@ from heartnet.diagnostics.memory import Memory, memories, verdict
 from heartnet.diagnostics.probe import Probe
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.figures import amnesia_figure
-from heartnet.findings import publish, run_folder
+from heartnet.findings import Finding, publish, run_folder
 
 ProbeOf = Callable[[lightning.LightningModule, Any], Probe]
 _DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -120,10 +121,13 @@ class Amnesia(lightning.Callback):
         self._weeks, self._looked_at = None, -1
 
     def _look(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        folder = run_folder(trainer)  # asks all ranks, so it comes before all but one leave
-        self._looked_at = step = trainer.global_step
-        if not trainer.is_global_zero:
-            return
+        self._looked_at = trainer.global_step
+        folder = run_folder(trainer)  # asks all ranks, as `publish` does; the rest is for rank zero
+        found = self._measure(trainer, pl_module, folder) if trainer.is_global_zero else []
+        publish(found, trainer)
+
+    def _measure(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, folder: Path) -> list[Finding]:
+        step = trainer.global_step
         if self._weeks is None:
             self._weeks = fixed_weeks(
                 _loader(trainer), lambda batch: self.probe(pl_module, _moved(pl_module, batch)), self.weeks, self.among
@@ -139,7 +143,7 @@ class Amnesia(lightning.Callback):
         self._draw(trainer, now, step)
         if not getattr(trainer, "fast_dev_run", False):
             save_npz(folder / "amnesia.npz", initial=self.initial, now=now)
-        publish(verdict(numbers, _settings(self._weeks.network), step), trainer)
+        return verdict(numbers, _settings(self._weeks.network), step)
 
     def _draw(self, trainer: lightning.Trainer, now: AmnesiaProfile, step: int) -> None:
         initial = self.initial if self.initial_step != step else None

@@ -72,7 +72,7 @@ def amnesia_figure(
     # The axes are shared, so what is set on one holds for all.
     lag = now.at(anchor).lag
     panels[0].set_xlim(lag[0], max(lag[-1], lag[0] + 1))
-    panels[0].xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    panels[0].xaxis.set_major_locator(MaxNLocator(7, integer=True, prune="both"))
     panels[0].set_yscale("log")
     panels[0].set_ylim(bottom, top)
     panels[0].yaxis.set_major_locator(FixedLocator(_powers_of_ten(bottom, top)))

@@ -112,7 +112,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     for each in findings:
         what = Text("" if each.status == "pass" else each.message)
         if each.try_:
-            what.append("\ntry: " + "  or  ".join(each.try_), style="bold")
+            what.append("\ntry: " + ", ".join(each.try_), style="bold")
         table.add_row(
             Text(each.status, style=_COLOURS[each.status]), Text(each.check), Text(each.where), _value(each), what
         )

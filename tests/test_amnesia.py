@@ -487,9 +487,18 @@ def test_proposes_only_what_exists_and_differs() -> None:
 def test_says_in_plain_words_what_is_wrong() -> None:
     (finding,) = verdict([memory_with(6.0)])
     assert finding.message == (
-        "A reading more than 1,024 readings from the middle of the week moves this logit 1,000,000 times less than one "
+        "A reading more than 1,024 readings from the middle of the week moves this logit 1 million times less than one "
         "beside it. 90 % of the effect lies within 24 readings (2.0 h of wear), of 2,048 readings (170.7 h of wear)."
     )
+
+
+@pytest.mark.parametrize(
+    ("decades", "words"),
+    [(0.5, "3.2 times less"), (2.5, "320 times less"), (5.24, "170,000 times less"), (6.1, "1.26 million times less"),
+     (12.3, "10^12 times less"), (-0.5, "3.2 times more")],
+)  # fmt: skip
+def test_factors_are_given_in_two_digits(decades: float, words: str) -> None:
+    assert f"moves this logit {words} than one beside it" in verdict([memory_with(decades)])[0].message
 
 
 def test_the_mean_readout_is_said_to_hide_amnesia() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +271,23 @@ def test_a_second_process_waits_and_writes_nothing(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(lightning.Trainer, "is_global_zero", property(lambda _: False))
     fit(tmp_path, [Amnesia()], max_epochs=1)
     assert list(tmp_path.rglob("*.*")) == []
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path) -> None:
+    script = f"""
+import torch
+from test_amnesia_callback import Amnesia, Foreign, pairs, trainer_of
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    trainer = trainer_of({str(tmp_path)!r}, [Amnesia()], devices=2, strategy="ddp_spawn", max_epochs=1)
+    trainer.fit(Foreign(), pairs(16), pairs(16, shuffle=False))
+"""
+    (tmp_path / "script.py").write_text(script)
+    tests = Path(__file__).parent
+    paths = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, tmp_path / "script.py"], env=paths, check=True, timeout=120, capture_output=True)
+    assert [each.step for each in read_jsonl(tmp_path / "findings.jsonl")] == [0, 2]
 
 
 @pytest.mark.parametrize(

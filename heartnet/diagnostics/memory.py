@@ -211,7 +211,7 @@ def _say(each: Memory, stepwise: Memory | None, settings: Mapping[str, object]) 
         f"{_span(each.memory_steps, each.memory_hours)}, of {_span(each.reach_steps, each.reach_hours)}."
     )
     if each.anchor == "last" and status != "pass":
-        text += " Here only the forward direction counts: to the backward one, the last reading is the first."
+        text += " A bidirectional network has only its forward direction here: the backward one has just begun."
     return status, text
 
 
@@ -238,11 +238,19 @@ def _bound(memory: Memory | None) -> str:
 
 def _times(decades: float, at_least: bool) -> str:
     if decades < 0:
-        return f"{10**-decades:,.1f} times more than" if decades > -9 else f"10^{-decades:.0f} times more than"
-    factor = f"{10**decades:,.1f}" if decades < 2 else f"{10**decades:,.0f}"
-    factor = factor if decades < 9 else f"10^{decades:.0f}"
+        return f"{_factor(-decades)} times more than"
     limit = " (below what the floating-point type can hold)" if at_least else ""
-    return f"{'more than ' if at_least else ''}{factor} times less{limit} than"
+    return f"{'more than ' if at_least else ''}{_factor(decades)} times less{limit} than"
+
+
+def _factor(decades: float) -> str:
+    if decades >= 9:
+        return f"10^{decades:.0f}"
+    factor = 10**decades
+    if factor < 10:
+        return f"{factor:.1f}"
+    digits = 2 - math.ceil(decades)
+    return f"{round(factor, digits):,.0f}" if factor < 1e6 else f"{factor / 1e6:.3g} million"
 
 
 def _span(steps: int | None, hours: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from heartnet.augment import augment, check_augmentation
 from heartnet.diagnostics.probe import Probe
 from heartnet.errors import HeartnetError
 from heartnet.logits import Logits
@@ -47,6 +48,7 @@ class HeartnetModule(pl.LightningModule):
         learning_rate: of AdamW, at its peak.
         weight_decay: of AdamW.
         schedule: `one_cycle` rises for a tenth of the steps, then falls to 0 as a cosine; `constant` stays.
+        augmentation: strengths of `heartnet.augment.augment` on training batches; none by default.
         seed: randomness of epoch `e` is a function of `seed` and `e` alone, so a resumed run is the same run.
     """
 
@@ -62,6 +64,7 @@ class HeartnetModule(pl.LightningModule):
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
         schedule: Schedule = "one_cycle",
+        augmentation: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -70,6 +73,7 @@ class HeartnetModule(pl.LightningModule):
         self.targets = tuple(targets)
         self.scaling = Scaling.from_dict(scaling)
         self.learning_rate, self.weight_decay, self.schedule, self.seed = learning_rate, weight_decay, schedule, seed
+        self.augmentation = check_augmentation(augmentation or {})
         self.target_mean: Tensor
         self.target_std: Tensor
         self.register_buffer("target_mean", torch.tensor(target_mean, dtype=torch.float32))
@@ -100,6 +104,8 @@ class HeartnetModule(pl.LightningModule):
         torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        if any(self.augmentation.values()):
+            batch = batch | {"inputs": augment(batch["inputs"], **self.augmentation)}
         loss = self.loss(self(batch).score.float(), batch["targets"])
         size = len(batch["lengths"])
         self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True, batch_size=size)

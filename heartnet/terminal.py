@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from heartnet.datamodule import WeeksDataModule
-from heartnet.findings import Status, latest
+from heartnet.findings import Status, findings_table, latest, read_jsonl
 from heartnet.predictions import read_predictions, score_table
 from heartnet.splits import SPLITS
 

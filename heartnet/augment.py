@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -27,8 +28,8 @@ def check_augmentation(strengths: Mapping[str, float]) -> dict[str, float]:
             raise HeartnetError(
                 f"module.augmentation.{name}: there is {', '.join(AUGMENTATIONS)}.{did_you_mean(name, AUGMENTATIONS)}"
             )
-        if value < 0 or (name == "ectopy" and value > 1):
-            raise HeartnetError(f"module.augmentation.{name}={value}: must be at least 0, and ectopy at most 1")
+        if not isinstance(value, int | float) or not 0 <= value < math.inf or (name == "ectopy" and value > 1):
+            raise HeartnetError(f"module.augmentation.{name}={value}: must be a number of 0 or more, ectopy at most 1")
     return AUGMENTATIONS | dict(strengths)
 
 

@@ -86,6 +86,7 @@ class WeeksDataModule(pl.LightningDataModule):
             folds=folds,
             fold=fold,
             seed=split_seed,
+            unit=split_by,
         )
         self.rows: Mapping[str, npt.NDArray[np.int64]] = {split: known[chosen] for split, chosen in rows.items()}
         train = self.rows["train"]

@@ -13,7 +13,8 @@ from torchmetrics.functional.regression import mean_absolute_error, r2_score
 class TargetScores(Metric):
     """Collect scores and targets of a split, then compute AUROC and average precision (conditions) or MAE and R².
 
-    A number that is not defined (a condition with one class in the split; fewer than two weeks) is left out, never 0.
+    A number that is not defined (a condition with one class in the split; R² of fewer than two weeks, or of a target
+    that is the same in all) is left out, never 0.
 
     Args:
         kind: `"conditions"` or `"synthetic"`.
@@ -48,7 +49,8 @@ class TargetScores(Metric):
             if self.kind == "conditions" and 0 < value.sum() < len(value):
                 results[f"auroc/{name}"] = binary_auroc(score, value.long())
                 results[f"average_precision/{name}"] = binary_average_precision(score, value.long())
-            elif self.kind == "synthetic" and len(value) >= 2:
+            elif self.kind == "synthetic" and len(value):
                 results[f"mae/{name}"] = mean_absolute_error(score, value)
-                results[f"r2/{name}"] = r2_score(score, value)
+                if len(value) >= 2 and value.min() < value.max():
+                    results[f"r2/{name}"] = r2_score(score, value)
         return results

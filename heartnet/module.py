@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -192,12 +192,11 @@ class HeartnetModule(pl.LightningModule):
         found, expected = checkpoint.get("heartnet"), self._description()
         if found is None:
             raise HeartnetError("the checkpoint was not written by heartnet; ckpt_path must name one that was")
-        for key in expected:
-            if found[key] != expected[key]:
-                raise HeartnetError(
-                    f"the checkpoint's {key} is {found[key]}, this run's is {expected[key]}; "
-                    "resume with the overrides that the run was started with (they stand in its config.yaml)"
-                )
+        for key, (theirs, ours) in _differences(found, expected):
+            raise HeartnetError(
+                f"the checkpoint's {key} is {theirs}, this run's is {ours}; "
+                "resume with the overrides that the run was started with (they stand in its config.yaml)"
+            )
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> HeartnetModule:
@@ -209,19 +208,29 @@ class HeartnetModule(pl.LightningModule):
             HeartnetError: the file is missing, damaged, or not a checkpoint of heartnet.
         """
         checkpoint = load_checkpoint(path)
-        about = checkpoint["heartnet"]
-        network = ARCHITECTURES[about["architecture"]](**about["arguments"])
-        weights = checkpoint["state_dict"]
-        module = cls(
-            network,
-            kind=about["kind"],
-            targets=about["targets"],
-            target_mean=weights["target_mean"].tolist(),
-            target_std=weights["target_std"].tolist(),
-            scaling=about["scaling"],
-        )
-        module.load_state_dict(weights)
+        try:
+            about, weights = checkpoint["heartnet"], checkpoint["state_dict"]
+            module = cls(
+                ARCHITECTURES[about["architecture"]](**about["arguments"]),
+                kind=about["kind"],
+                targets=about["targets"],
+                target_mean=weights["target_mean"].tolist(),
+                target_std=weights["target_std"].tolist(),
+                scaling=about["scaling"],
+            )
+            module.load_state_dict(weights)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, HeartnetError) as error:
+            raise HeartnetError(f"{path}: a damaged checkpoint ({type(error).__name__}: {error})") from error
         return module.eval()
+
+
+def _differences(found: Any, expected: Any, where: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Yield the place of each difference between two nested dicts, and the two values."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key in expected | found:
+            yield from _differences(found.get(key), expected.get(key), f"{where}.{key}" if where else str(key))
+    elif found != expected:
+        yield where, (found, expected)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -236,10 +245,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a damaged file
         raise HeartnetError(f"{path}: not a checkpoint that can be read ({error})") from error
-    if not isinstance(checkpoint, dict) or "heartnet" not in checkpoint:
+    about = checkpoint.get("heartnet") if isinstance(checkpoint, dict) else None
+    if not isinstance(checkpoint, dict) or not isinstance(about, dict):
         raise HeartnetError(f"{path}: a checkpoint, but not one that heartnet wrote")
-    if checkpoint["heartnet"]["architecture"] not in ARCHITECTURES:
-        raise HeartnetError(f"{path}: its architecture {checkpoint['heartnet']['architecture']!r} is not known here")
+    if about.get("architecture") not in ARCHITECTURES:
+        raise HeartnetError(f"{path}: its architecture {about.get('architecture')!r} is not known here")
     return checkpoint
 
 

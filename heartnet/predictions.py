@@ -52,7 +52,7 @@ def score_table(predictions: pl.DataFrame, kind: str) -> pl.DataFrame:
     """Return one row a target and model, with `weeks`, `users` and the scores.
 
     Scores are `positive_weeks`, `auroc` and `average_precision` for conditions; `mae` and `r2` for synthetic targets.
-    A score that is not defined (one class only) is null. Missing targets are left out.
+    A score that is not defined (one class only; R² of one value only) is null. Missing targets are left out.
     """
     rows = []
     known = predictions.drop_nulls("value")
@@ -69,7 +69,7 @@ def score_table(predictions: pl.DataFrame, kind: str) -> pl.DataFrame:
         else:
             row |= {
                 "mae": float(np.abs(value - score).mean()),
-                "r2": float(r2_score(value, score)) if len(value) > 1 else None,
+                "r2": float(r2_score(value, score)) if value.min() < value.max() else None,
             }
         rows.append(row)
     return pl.DataFrame(rows)

@@ -22,6 +22,7 @@ def split_weeks(
     folds: int | None,
     fold: int,
     seed: int,
+    unit: str = "user",
 ) -> Mapping[str, npt.NDArray[np.int64]]:
     """Return the rows of each split; all weeks of one person lie in one split.
 
@@ -31,23 +32,25 @@ def split_weeks(
     Args:
         people: `[week]`, whose week it is.
         targets: `[week, target]`, NaN where missing; a person counts as positive when any week is.
-        val_share: share of the people (those not in the test split, with folds) kept for validation.
-        test_share: share of the people kept for the test; not used with folds.
+        val_share: share of the people (with folds: of those not in the test fold) kept for validation; someone, if
+            it is above 0.
+        test_share: share of the people kept for the test, likewise; not used with folds.
         folds: cross-validation in this many folds, of which `fold` is the test; None for a single split.
         fold: from 0.
         seed: of the shuffle.
+        unit: `week` if each week counts as a person of its own, for the words of errors.
 
     Raises:
         HeartnetError: shares that leave no one to train on, or fewer people than splits.
     """
     ids, labels = _people_and_labels(people, targets)
-    _check(len(ids), val_share, test_share, folds, fold)
+    _check(len(ids), val_share, test_share, folds, fold, unit)
     shuffled = np.random.default_rng(seed).permutation(len(ids))
     order = shuffled[np.lexsort(labels[shuffled].T)]
     ranks = np.arange(len(order))
     is_test = ranks % folds == fold if folds else _every(ranks, test_share)
     rest = order[~is_test]
-    is_val = _every(np.arange(len(rest)), val_share)
+    is_val = _every(np.arange(len(rest)), val_share if folds else val_share / (1 - test_share))
     chosen = {"train": rest[~is_val], "val": rest[is_val], "test": order[is_test]}
     return {split: np.flatnonzero(np.isin(people, ids[chosen[split]])) for split in SPLITS}
 
@@ -61,22 +64,27 @@ def _people_and_labels(
 
 
 def _every(ranks: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.bool_]:
-    """Mark `share` of the ranks, evenly spread, beginning half a step in."""
-    marks = np.floor(ranks * share + 0.5) < np.floor((ranks + 1) * share + 0.5)
-    return np.asarray(marks)
+    """Mark `share` of the ranks, evenly spread, beginning half a step in; one of them, if that rounds to none."""
+    marks = np.asarray(np.floor(ranks * share + 0.5) < np.floor((ranks + 1) * share + 0.5))
+    if share > 0 and len(marks) > 1 and not marks.any():
+        marks[len(marks) // 2] = True
+    return marks
 
 
-def _check(people: int, val_share: float, test_share: float, folds: int | None, fold: int) -> None:
+def _check(count: int, val_share: float, test_share: float, folds: int | None, fold: int, unit: str) -> None:
+    people = ("weeks" if count != 1 else "week") if unit == "week" else ("people" if count != 1 else "person")
     if not (0 <= val_share < 1 and 0 <= test_share < 1 and val_share + (0 if folds else test_share) < 1):
         raise HeartnetError(
             f"data.val_share={val_share}, data.test_share={test_share}: each must be at least 0 and together below 1"
         )
-    if folds is not None and not (2 <= folds <= people and 0 <= fold < folds):
+    if folds is not None and not (2 <= folds <= count and 0 <= fold < folds):
         raise HeartnetError(
-            f"data.folds={folds}, data.fold={fold}: there are {people} people; need 2 to {people} folds"
+            f"data.folds={folds}, data.fold={fold}: the data holds {count} {people}; need 2 to {count} folds, and a "
+            "fold from 0 to one less than there are"
         )
-    if people < 3 and folds is None:
+    if count < 3 and folds is None:
+        instead = "; data.split_by=week splits the weeks instead (scores then say nothing about new people)"
         raise HeartnetError(
-            f"the data holds {people} {'person' if people == 1 else 'people'}, too few to split by person into train, "
-            "val and test; data.split_by=week splits the weeks instead (scores then say nothing about new people)"
+            f"the data holds {count} {people} with a known target, too few to split into train, val and test"
+            f"{'' if unit == 'week' else instead}"
         )

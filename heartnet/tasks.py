@@ -33,12 +33,16 @@ class Conditions:
 
     Args:
         conditions: which of the data's conditions; None takes all of them. Their order is always the canonical one.
+
+    Raises:
+        HeartnetError: an empty list.
     """
 
     kind: Kind = "conditions"
 
     def __init__(self, conditions: Sequence[str] | None = None) -> None:
-        self.conditions = None if conditions is None else in_order(conditions)
+        names = _names("task.conditions", conditions)
+        self.conditions = None if names is None else in_order(names)
 
     def names(self, weeks: Weeks) -> tuple[str, ...]:
         """Return the conditions in canonical order.
@@ -72,12 +76,15 @@ class Synthetic:
 
     Args:
         targets: their names.
+
+    Raises:
+        HeartnetError: an empty list.
     """
 
     kind: Kind = "synthetic"
 
     def __init__(self, targets: Sequence[str] = tuple(TARGETS)) -> None:
-        self.targets = tuple(targets)
+        self.targets = tuple(_names("task.targets", targets) or ())
 
     def names(self, weeks: Weeks) -> tuple[str, ...]:  # noqa: ARG002 -- every week has them
         return self.targets
@@ -85,3 +92,12 @@ class Synthetic:
     def values(self, weeks: Weeks) -> npt.NDArray[np.float32]:
         """Return `[week, target]` in natural units, NaN where a week has not enough data."""
         return synthetic_targets(weeks, self.targets)
+
+
+def _names(option: str, given: Sequence[str] | None) -> Sequence[str] | None:
+    """Return a list of names, also if one name was given without a list around it."""
+    if isinstance(given, str):
+        return [given]
+    if given is not None and len(given) == 0:
+        raise HeartnetError(f"{option}=[]: names nothing to predict; name at least one, or leave it at its default")
+    return given

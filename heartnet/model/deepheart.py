@@ -75,7 +75,13 @@ class DeepHeart(nn.Module):
         _check_choice("activation", activation, get_args(Activation))
         _check_choice("readout", readout, get_args(Readout))
         _check_choice("metadata", metadata, get_args(MetadataMode))
-        _check_numbers(forget_bias, pool=pool, conv_units=conv_units, lstm_units=lstm_units, lstm_layers=lstm_layers)
+        sizes = {f"kernel_sizes[{i}]": size for i, size in enumerate(kernel_sizes)}
+        _check_whole(
+            channels=channels, outputs=outputs, conv_units=conv_units, pool=pool, lstm_units=lstm_units,
+            lstm_layers=lstm_layers, longest=longest, **sizes,
+        )  # fmt: skip
+        _check_dropout(dropout)
+        _check_forget_bias(forget_bias)
         if metadata == "lstm_state" and metadata_size == 0:
             raise HeartnetError(
                 "model.metadata=lstm_state needs metadata, and this data has none; use model.metadata=none"
@@ -195,10 +201,18 @@ def _check_choice(name: str, value: str, options: Sequence[str]) -> None:
         )
 
 
-def _check_numbers(forget_bias: ForgetBias, **at_least_one: int) -> None:
-    for name, value in at_least_one.items():
-        if value < 1:
-            raise HeartnetError(f"model.{name}={value}: must be at least 1")
+def _check_whole(**values: int) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int) or value < 1:
+            raise HeartnetError(f"model.{name}={value}: must be a whole number, at least 1")
+
+
+def _check_dropout(dropout: float) -> None:
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise HeartnetError(f"model.dropout={dropout}: must be a number from 0 up to but not including 1")
+
+
+def _check_forget_bias(forget_bias: ForgetBias) -> None:
     if isinstance(forget_bias, str):
         _check_choice("forget_bias", forget_bias, ("default", "chrono", "a number"))
     elif not math.isfinite(forget_bias):

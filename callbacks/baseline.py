@@ -28,7 +28,6 @@ class Baseline(lightning.Callback):
     """
 
     def __init__(self, features: Sequence[str] = ("metadata", "statistics")) -> None:
-        features = [features] if isinstance(features, str) else features
         for name in features:
             if name not in FEATURES:
                 raise HeartnetError(

@@ -28,7 +28,7 @@ def check_augmentation(strengths: Mapping[str, float]) -> dict[str, float]:
             raise HeartnetError(
                 f"module.augmentation.{name}: there is {', '.join(AUGMENTATIONS)}.{did_you_mean(name, AUGMENTATIONS)}"
             )
-        if not isinstance(value, int | float) or not 0 <= value < math.inf or (name == "ectopy" and value > 1):
+        if not 0 <= value < math.inf or (name == "ectopy" and value > 1):
             raise HeartnetError(f"module.augmentation.{name}={value}: must be a number of 0 or more, ectopy at most 1")
     return AUGMENTATIONS | dict(strengths)
 

@@ -41,8 +41,8 @@ class Conditions:
     kind: Kind = "conditions"
 
     def __init__(self, conditions: Sequence[str] | None = None) -> None:
-        names = _names("task.conditions", conditions)
-        self.conditions = None if names is None else in_order(names)
+        _check_some("task.conditions", conditions)
+        self.conditions = None if conditions is None else in_order(conditions)
 
     def names(self, weeks: Weeks) -> tuple[str, ...]:
         """Return the conditions in canonical order.
@@ -84,7 +84,8 @@ class Synthetic:
     kind: Kind = "synthetic"
 
     def __init__(self, targets: Sequence[str] = tuple(TARGETS)) -> None:
-        self.targets = tuple(_names("task.targets", targets) or ())
+        _check_some("task.targets", targets)
+        self.targets = tuple(targets)
 
     def names(self, weeks: Weeks) -> tuple[str, ...]:  # noqa: ARG002 -- every week has them
         return self.targets
@@ -94,10 +95,6 @@ class Synthetic:
         return synthetic_targets(weeks, self.targets)
 
 
-def _names(option: str, given: Sequence[str] | None) -> Sequence[str] | None:
-    """Return a list of names, also if one name was given without a list around it."""
-    if isinstance(given, str):
-        return [given]
-    if given is not None and len(given) == 0:
+def _check_some(option: str, names: Sequence[str] | None) -> None:
+    if names is not None and len(names) == 0:
         raise HeartnetError(f"{option}=[]: names nothing to predict; name at least one, or leave it at its default")
-    return given

@@ -75,12 +75,14 @@ class DeepHeart(nn.Module):
         _check_choice("activation", activation, get_args(Activation))
         _check_choice("readout", readout, get_args(Readout))
         _check_choice("metadata", metadata, get_args(MetadataMode))
-        sizes = {f"kernel_sizes[{i}]": size for i, size in enumerate(kernel_sizes)}
-        _check_whole(
-            channels=channels, outputs=outputs, conv_units=conv_units, pool=pool, lstm_units=lstm_units,
-            lstm_layers=lstm_layers, longest=longest, **sizes,
+        _check_counts(
+            conv_units=conv_units, pool=pool, lstm_units=lstm_units, lstm_layers=lstm_layers, longest=longest,
+            **{f"kernel_sizes[{i}]": size for i, size in enumerate(kernel_sizes)},
         )  # fmt: skip
-        _check_dropout(dropout)
+        if len(kernel_sizes) == 0:
+            raise HeartnetError("model.kernel_sizes=[]: must name at least one convolution's length")
+        if not 0 <= dropout < 1:
+            raise HeartnetError(f"model.dropout={dropout}: must be from 0 up to but not including 1")
         _check_forget_bias(forget_bias)
         if metadata == "lstm_state" and metadata_size == 0:
             raise HeartnetError(
@@ -201,15 +203,10 @@ def _check_choice(name: str, value: str, options: Sequence[str]) -> None:
         )
 
 
-def _check_whole(**values: int) -> None:
+def _check_counts(**values: int) -> None:
     for name, value in values.items():
-        if not isinstance(value, int) or value < 1:
-            raise HeartnetError(f"model.{name}={value}: must be a whole number, at least 1")
-
-
-def _check_dropout(dropout: float) -> None:
-    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise HeartnetError(f"model.dropout={dropout}: must be a number from 0 up to but not including 1")
+        if value < 1:
+            raise HeartnetError(f"model.{name}={value}: must be at least 1")
 
 
 def _check_forget_bias(forget_bias: ForgetBias) -> None:

@@ -218,13 +218,15 @@ class BatchesByLength(Sampler[npt.NDArray[np.int64]]):
         return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[npt.NDArray[np.int64]]:
+        # A generator, which looks at the epoch at its first step: Lightning asks a resumed run for the iterator before
+        # it says which epoch it is.
         rng = np.random.default_rng((self.seed, self.epoch))
         shuffled = rng.permutation(self.rows)
         span = self.batch_size * self.group
         groups = [shuffled[i : i + span] for i in range(0, len(shuffled), span)]
         in_order = np.concatenate([part[np.argsort(-self.lengths[part], kind="stable")] for part in groups])
         batches = [in_order[i : i + self.batch_size] for i in range(0, len(in_order), self.batch_size)]
-        return iter([batches[i] for i in rng.permutation(len(batches))])
+        yield from (batches[i] for i in rng.permutation(len(batches)))
 
 
 class _Batches(Dataset[dict[str, Tensor]]):

@@ -100,8 +100,10 @@ class HeartnetModule(pl.LightningModule):
         """Return logits as probabilities (conditions) or in the target's unit (synthetic)."""
         return torch.sigmoid(score) if self.kind == "conditions" else score * self.target_std + self.target_mean
 
-    def on_train_epoch_start(self) -> None:
-        torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) % 2**63)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        # Not at the start of the epoch: Lightning leaves that hook out in the first epoch of a resumed run.
+        if batch_idx == 0:
+            torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         if any(self.augmentation.values()):

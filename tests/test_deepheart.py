@@ -154,7 +154,7 @@ def test_metadata_set_the_first_state() -> None:
     for i, sequence in enumerate(sequences):
         assert network.metadata_state is not None
         state = (network.metadata_state.weight @ metadata[i] + network.metadata_state.bias).view(2, 2, 2, 3)
-        steps, scores = naive(network, sequence, state=state)
+        _, scores = naive(network, sequence, state=state)
         torch.testing.assert_close(answer.score[i], scores["mean"], rtol=1e-10, atol=1e-10)
     assert not torch.allclose(network(*padded(sequences), metadata + 1).score, answer.score)
     with pytest.raises(HeartnetError, match="sets its first state from metadata"):

@@ -1,0 +1,61 @@
+"""Which part may import which, and that the shapes in signatures are checked."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+
+from heartnet.model.lstm import LengthFlipLSTM
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted([*(ROOT / "heartnet").rglob("*.py"), *(ROOT / "callbacks").rglob("*.py"), ROOT / "train.py"])
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Yield the full name of every module that a file imports anywhere in it."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = ".".join(parts[: len(parts) - node.level]) if node.level else ""
+            base = ".".join(part for part in (above, node.module) if part)
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def imported(file: Path, package: str) -> list[str]:
+    return [name for name in imports(file) if name == package or name.startswith(f"{package}.")]
+
+
+def test_the_files_are_found() -> None:
+    assert len(FILES) > 30
+    assert "heartnet.errors.HeartnetError" in imports(ROOT / "heartnet" / "module.py")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_who_imports_whom(file: Path) -> None:
+    place = file.relative_to(ROOT).parts[0]
+    if place != "train.py":
+        assert not imported(file, "hydra") + imported(file, "omegaconf") + imported(file, "train")
+    if place == "heartnet":
+        assert not imported(file, "callbacks")
+    if place == "callbacks":
+        assert not imported(file, "callbacks"), "callbacks never import one another"
+
+
+def test_networks_and_measurements_know_nothing_of_training() -> None:
+    training = ("pytorch_lightning", "lightning", "heartnet.module", "heartnet.datamodule", "heartnet.store")
+    for file in FILES:
+        if {"model", "diagnostics"} & set(file.relative_to(ROOT).parts):
+            assert not [name for package in training for name in imported(file, package)], file
+
+
+def test_shapes_are_checked_while_testing() -> None:
+    lstm = LengthFlipLSTM(3, 4, 1)
+    with pytest.raises(jaxtyping.TypeCheckError, match="lengths"):
+        lstm(torch.zeros(5, 2, 3), torch.tensor([5, 4, 3]))

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import secrets
+import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, to be explained, instead of being cut short
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from heartnet.arguments import check_arguments, check_value
 from heartnet.errors import HeartnetError, did_you_mean
+from heartnet.folders import new_run_folder, newest_checkpoint, remove_empty_folders, remove_if_empty, short
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, Trainer
@@ -31,83 +36,120 @@ if TYPE_CHECKING:
     from heartnet.module import HeartnetModule
 
 CONF = Path(__file__).resolve().parent / "conf"
-NODES = ("data", "task", "model", "module", "trainer", "checkpoint")
+
+NODES: dict[str, tuple[str, ...]] = {
+    "task": (),
+    "data": ("task", "seed"),
+    "model": ("channels", "outputs", "metadata_size"),
+    "module": ("network", "kind", "targets", "target_mean", "target_std", "scaling", "seed"),
+    "trainer": ("callbacks", "logger", "default_root_dir"),
+    "checkpoint": ("dirpath",),
+}
+"""The nodes that name a constructor, each with the arguments that come from here and not from the configuration."""
+
+OPTIONS: dict[str, Any] = {
+    "seed": int | None,
+    "ckpt_path": str | None,
+    "cross_validate": bool,
+    "test": bool,
+    "fail_on": Literal["warn", "fail"] | None,
+}
+"""The options that belong to the run itself."""
 
 
-def run_folder(ckpt_path: str | None) -> str:
-    """Return the folder of the run that a checkpoint belongs to, or a new one named by date and time."""
-    if ckpt_path and Path(ckpt_path).parent.name == "checkpoints":
-        return str(Path(ckpt_path).parent.parent)
-    folder = Path(datetime.now().strftime("runs/%Y-%m-%d/%H-%M-%S"))
-    taken = (folder.with_name(f"{folder.name}-{i}") for i in range(2, 1000))
-    return str(folder if not folder.exists() else next(path for path in taken if not path.exists()))
+def main() -> int:
+    """Run what the command line says.
+
+    Returns:
+        0 if it worked; 1 if findings are as bad as `fail_on`; 2 with a message for bad input; 130 when interrupted.
+    """
+    statuses: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    def job(config: DictConfig) -> None:
+        statuses.append(run(config, Path(HydraConfig.get().runtime.output_dir)))
+
+    try:
+        check_callbacks_once(sys.argv[1:])
+        job()
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        return report(error)
+    finally:
+        remove_empty_folders()
+    return max(statuses, default=0)
 
 
-OmegaConf.register_new_resolver("run_dir", run_folder, use_cache=True, replace=True)
+def run(config: DictConfig, folder: Path) -> int:
+    """Do one run and return its exit status; a sweep goes on after a run that failed for bad input."""
+    from heartnet import terminal
+
+    try:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            check_sweep(config)
+            terminal.print_line(f"\nRun {HydraConfig.get().job.num}: {shlex.join(HydraConfig.get().overrides.task)}")
+        return train(config, folder)
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes the second of the first
+        if not any(isinstance(cause, KeyboardInterrupt) for cause in causes(stop)):
+            raise
+        print(f"\ntrain.py: interrupted. {how_to_resume(folder)}", file=sys.stderr)
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        return report(error)
+    finally:
+        remove_if_empty(folder)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def job(config: DictConfig) -> None:
-    """Run one job of Hydra's, in its folder."""
-    if HydraConfig.get().mode == RunMode.MULTIRUN and config.trainer.get("devices") not in (1, "1"):
-        raise HeartnetError(
-            f"trainer.devices={config.trainer.get('devices')}: a sweep (-m) trains on one device a run, because each "
-            "further process would start the sweep again; set trainer.devices=1"
-        )
-    train(config, Path(HydraConfig.get().runtime.output_dir))
-
-
-def train(config: DictConfig, folder: Path) -> None:
+def train(config: DictConfig, folder: Path) -> int:
     """Train and test as `config` says, keep everything in `folder`, print the scores and the findings.
+
+    Returns:
+        1 if there is a finding as bad as `fail_on`, otherwise 0.
 
     Raises:
         HeartnetError: the configuration or the data cannot work.
-        SystemExit: 1, if there is a finding as bad as `fail_on`.
     """
     from heartnet import terminal
 
-    check_nodes(config)
+    check(config)
     if config.seed is None:
-        config.seed = secrets.randbelow(2**31)
-    write_config(config, folder)
-    if config.cross_validate:
-        if not config.data.get("folds"):
-            raise HeartnetError("cross_validate=true needs a number of folds, for example data.folds=5")
-        for fold in range(config.data.folds):
+        config.seed = seed_of(folder) if config.ckpt_path else secrets.randbelow(2**31)
+    terminal.quiet_lightning()
+    for fold in range(config.data.folds) if config.cross_validate else (None,):
+        place = folder
+        if fold is not None:
             terminal.print_line(f"Fold {fold + 1} of {config.data.folds}")
-            config.data.fold = fold
-            data = fit_and_test(config, folder / f"fold-{fold}")
-    else:
-        data = fit_and_test(config, folder)
+            config.data.fold, place = fold, folder / f"fold-{fold}"
+        data, module, trainer = build(config, place)
+        if not fold:  # only now: a run that cannot start leaves nothing behind
+            write_config(config, folder)
+        fit_and_test(config, place, data, module, trainer)
     if config.test:
         terminal.print_scores(folder, data)
     worst = terminal.print_findings(folder)
-    terminal.print_line(f"Everything is in {folder}; to look: tensorboard --logdir {folder}")
-    if config.fail_on is not None and worst in {"warn": ("warn", "fail"), "fail": ("fail",)}[config.fail_on]:
-        raise SystemExit(1)
+    shown = shlex.quote(short(folder))
+    terminal.print_line(f"Everything is in {shown}; to look: tensorboard --logdir {shown}")
+    return int(config.fail_on is not None and worst in {"warn": ("warn", "fail"), "fail": ("fail",)}[config.fail_on])
 
 
-def fit_and_test(config: DictConfig, folder: Path) -> WeeksDataModule:
-    """Train one network on one split and test it; returns the data that it was trained on."""
+def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetModule, Trainer]:
+    """Seed, and make everything that training needs."""
     import pytorch_lightning as lightning
 
     from heartnet import terminal
-    from heartnet.predictions import NETWORK, predictions_frame
+    from heartnet.module import load_checkpoint
 
-    terminal.quiet_lightning()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
-    data: WeeksDataModule = instantiate(config.data, task=instantiate(config.task), seed=config.seed)
+    trainer = build_trainer(config, folder)
+    data: WeeksDataModule = instantiate(
+        config.data, task=instantiate(config.task, _convert_="all"), seed=config.seed, _convert_="all"
+    )
     terminal.print_data(data)
     module = build_module(config, data)
-    trainer = build_trainer(config, folder)
-    trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path)
-    rows = data.rows["test"]
-    if not config.test or len(rows) == 0:
-        return data
-    trainer.test(module, datamodule=data, verbose=False)
-    frame = predictions_frame(data, module.test_rows, module.test_scores, NETWORK)
-    frame.write_parquet(folder / "predictions.parquet")
-    return data
+    if config.ckpt_path:
+        module.on_load_checkpoint(load_checkpoint(Path(config.ckpt_path)))
+    return data, module, trainer
 
 
 def build_module(config: DictConfig, data: WeeksDataModule) -> HeartnetModule:
@@ -138,7 +180,6 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
     """Return the trainer with its callbacks; it writes into `folder` only."""
     from pytorch_lightning.loggers import TensorBoardLogger
 
-    folder.mkdir(parents=True, exist_ok=True)
     callbacks: list[Callback] = [instantiate(config.checkpoint, dirpath=str(folder / "checkpoints"))]
     callbacks += [instantiate(node, _convert_="all") for node in (config.get("callbacks") or {}).values()]
     trainer: Trainer = instantiate(
@@ -151,94 +192,166 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
     return trainer
 
 
-def check_nodes(config: DictConfig) -> None:
-    """Refuse a node that names no constructor, and options that contradict each other.
+def fit_and_test(
+    config: DictConfig, folder: Path, data: WeeksDataModule, module: HeartnetModule, trainer: Trainer
+) -> None:
+    """Train the network, or go on training it, and keep what it predicts for the test split."""
+    from heartnet.predictions import NETWORK, predictions_frame
+
+    trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path)
+    if config.test and len(data.rows["test"]) > 0:
+        trainer.test(module, datamodule=data, verbose=False)
+        frame = predictions_frame(data, module.test_rows, module.test_scores, NETWORK)
+        frame.write_parquet(folder / "predictions.parquet")
+
+
+OmegaConf.register_new_resolver("run_dir", new_run_folder, use_cache=True, replace=True)
+
+
+def write_config(config: DictConfig, folder: Path) -> None:
+    """Write the whole configuration to `config.yaml`, with the command line that gave it on top."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = f"# {command()}\n{OmegaConf.to_yaml(config, resolve=True)}"
+    partial = folder / "config.yaml.partial"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(folder / "config.yaml")
+
+
+def seed_of(folder: Path) -> int:
+    """Return the seed that a run drew for itself, to go on with it."""
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise HeartnetError(f"seed=null: {file} does not exist, so the seed of the run is unknown; give it: seed=…")
+    return int(OmegaConf.load(file).seed)
+
+
+def command(*further: str) -> str:
+    """Return the command line of this run, with some overrides in place of those with the same key."""
+    keys = {override.partition("=")[0] for override in further}
+    given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    return shlex.join(["python", "train.py", *(each for each in given if each.partition("=")[0] not in keys), *further])
+
+
+def how_to_resume(folder: Path) -> str:
+    """Say how to go on with an interrupted run."""
+    newest = newest_checkpoint(folder)
+    if newest is None:
+        return "There is no checkpoint yet: the first one comes after the first epoch."
+    if newest.parent.parent != folder:
+        return f"The folds that are done are in {short(folder)}; a cross-validation has to be started again."
+    return f"To go on: {command(f'ckpt_path={short(newest)}')}"
+
+
+# What cannot work is refused before anything is made.
+
+
+def check(config: DictConfig) -> None:
+    """Refuse a configuration that cannot work.
 
     Raises:
-        HeartnetError: naming the node.
+        HeartnetError: naming the node or option, and what would fit.
     """
-    nodes = {name: config.get(name) for name in NODES}
-    nodes |= {f"callbacks.{name}": node for name, node in (config.get("callbacks") or {}).items()}
-    for name, node in nodes.items():
-        if not OmegaConf.is_dict(node) or not node.get("_target_"):
-            raise HeartnetError(
-                f"{name} has no _target_, so nothing says what it is; choose it as a whole first: {selection(name)}"
-            )
-    if config.fail_on not in (None, "warn", "fail"):
-        raise HeartnetError(f"fail_on={config.fail_on}: must be null, warn or fail")
+    known = [*OPTIONS, *NODES, "callbacks"]
+    for name in map(str, config):
+        if name not in known:
+            raise HeartnetError(f"{name}: no such option; there are {', '.join(known)}.{did_you_mean(name, known)}")
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        about = " (the folder that `heartnet prepare … --out FOLDER` wrote)" if missing == ["data.path"] else ""
+        raise HeartnetError(f"{missing[0]} is not set; add {missing[0]}=…{about}")
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    for name, hint in OPTIONS.items():
+        check_value(name, values.get(name), hint)
+    for name, provided in NODES.items():
+        check_node(name, values.get(name), provided)
+    for name, node in (values.get("callbacks") or {}).items():
+        check_node(f"callbacks.{name}", node)
+    check_together(config)
+
+
+def check_node(name: str, node: Any, provided: Sequence[str] = ()) -> None:
+    """Refuse a node that names no constructor, or arguments that the constructor does not take."""
+    if not isinstance(node, dict) or not node.get("_target_"):
+        group, _, part = name.partition(".")
+        how = f"{'+callbacks' if group == 'callbacks' else group}=…"
+        raise HeartnetError(
+            f"{name} has no _target_, so nothing says what it is; choose it as a whole: {how}; {there_are(group, part)}"
+        )
+    try:
+        constructor = pkgutil.resolve_name(node["_target_"])
+    except Exception as error:
+        raise HeartnetError(f"{name}._target_={node['_target_']}: cannot be imported ({last_line(error)})") from error
+    if not callable(constructor):
+        raise HeartnetError(f"{name}._target_={node['_target_']}: is neither a class nor a function")
+    arguments = {key: value for key, value in node.items() if not re.fullmatch(r"_[a-z]+_", key)}
+    check_arguments(constructor, arguments, name, provided)
+
+
+def check_together(config: DictConfig) -> None:
+    """Refuse options that are possible alone and not together."""
     if config.seed is not None and not 0 <= config.seed < 2**32:
         raise HeartnetError(f"seed={config.seed}: must be null or from 0 to {2**32 - 1}")
-    if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
+    if config.cross_validate and not config.data.get("folds"):
+        raise HeartnetError("cross_validate=true needs a number of folds, for example data.folds=5")
+    if config.ckpt_path is None:
+        return
+    if config.cross_validate:
+        raise HeartnetError("ckpt_path goes on with one run, not with a cross-validation; set cross_validate=false")
+    if not Path(config.ckpt_path).is_file():
         raise HeartnetError(
             f"ckpt_path={config.ckpt_path}: no such file; "
             "a run keeps its checkpoints in checkpoints/, the newest as last.ckpt"
         )
 
 
-def selection(node: str) -> str:
-    """Return the override that chooses a whole node, with the names that there are."""
-    group, _, name = node.partition(".")
-    names = options_of(group)
-    if group == "callbacks":
-        nearest = did_you_mean(name, names)
-        return f"+callbacks={name if name in names else '…'}, where there are {', '.join(names)}.{nearest}"
-    return f"{group}=…, where there are {', '.join(names)}."
+def check_sweep(config: DictConfig) -> None:
+    """Refuse what cannot be swept."""
+    devices = config.trainer.get("devices")
+    if devices not in (1, "1") and not (OmegaConf.is_list(devices) and len(devices) == 1):
+        raise HeartnetError(
+            f"trainer.devices={devices}: a sweep (-m) trains on one device a run, because each further process would "
+            "start the sweep again; set trainer.devices=1"
+        )
+    if config.ckpt_path is not None:
+        raise HeartnetError("ckpt_path goes on with one run in its own folder, so it cannot be part of a sweep (-m)")
 
 
-def options_of(group: str) -> list[str]:
-    """Return the names of the files in a group of the configuration."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-def groups() -> list[str]:
-    """Return the names of the groups of the configuration."""
-    return sorted(path.name for path in CONF.iterdir() if path.is_dir())
-
-
-def write_config(config: DictConfig, folder: Path) -> None:
-    """Write the whole configuration to `config.yaml`, with the command line that gave it on top."""
-    folder.mkdir(parents=True, exist_ok=True)
-    overrides = " ".join(HydraConfig.get().overrides.task) if HydraConfig.initialized() else ""
-    text = f"# python train.py {overrides}".rstrip() + "\n" + OmegaConf.to_yaml(config, resolve=True)
-    partial = folder / "config.yaml.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(folder / "config.yaml")
-
-
-def check_overrides(arguments: Sequence[str]) -> None:
-    """Refuse what Hydra would drop without a word.
-
-    Raises:
-        HeartnetError: callbacks given in more than one argument.
-    """
+def check_callbacks_once(arguments: Sequence[str]) -> None:
+    """Refuse callbacks in more than one argument, of which Hydra would drop some without a word."""
     given = [argument for argument in arguments if re.match(r"\+{0,2}callbacks(@[\w.]+)?=", argument)]
     if len(given) > 1:
         names = [name for argument in given for name in re.findall(r"\w+", argument.partition("=")[2])]
         raise HeartnetError(f"{' '.join(given)}: name all callbacks in one argument: '+callbacks=[{','.join(names)}]'")
 
 
+# What went wrong, in words.
+
+
+def report(error: Exception) -> int:
+    """Print what a person can do about an error and return exit status 2; raise it again if it is not of that kind."""
+    message = explain(error)
+    if message is None:
+        raise error
+    print(f"train.py: {message}", file=sys.stderr)
+    return 2
+
+
 def explain(error: Exception) -> str | None:
-    """Return what to tell a person about an error of the configuration; None if it is not one."""
+    """Return what to tell a person about an error; None if it is not theirs."""
     for cause in causes(error):
         if isinstance(cause, HeartnetError):
             return str(cause)
-    text = str(error)
-    if (
-        match := re.search(r"In '.*?': Could not find '([\w./-]+)/([^'/]+)'|Could not find '([\w-]+)/([^']+)'", text)
-    ) is not None:
-        group, name = [part for part in match.groups() if part]
-        names = options_of(group)
-        there = f"there are {', '.join(names)}.{did_you_mean(name, names)}"
-        return f"{group}={name}: there is no such file in conf/{group}; {there}"
-    if (match := re.search(r"Could not override '([\w@./-]+)'\.\s+No match in the defaults list", text)) is not None:
-        return explain_group(match[1])
-    if (match := re.search(r"Key '([^']+)' (?:is not in struct|not in '\w+')\s+full_key: (\S+)", text)) is not None:
-        return explain_key(match[1], match[2])
-    if (match := re.search(r"unexpected keyword argument '(\w+)'", text)) is not None:
-        node = (re.search(r"full_key: (\S+)", text) or ["", ""])[1]
-        return explain_argument(match[1], node)
+    if isinstance(error, InstantiationException):
+        node = re.search(r"full_key: (\S+)", str(error))
+        return f"{node[1] if node else 'a node'} cannot be made as configured: {error.__cause__ or error}"
     if isinstance(error, (HydraException, OmegaConfBaseException)):
-        return text
+        return explain_overrides(sys.argv[1:]) or " ".join(str(error).split())
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    if type(error).__name__ == "MisconfigurationException":  # by name: this file does not import Lightning
+        return str(error)
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"the accelerator's memory is full; lower data.batch_size ({last_line(error)})"
     return None
 
 
@@ -249,59 +362,97 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def explain_group(name: str) -> str:
-    """Say which groups there are, or which keys, when an override names none of them."""
-    if name == "callbacks":
-        return "callbacks=…: callbacks are added, with a plus: +callbacks=amnesia, or '+callbacks=[amnesia,baseline]'"
-    return f"{name}=…: there is no such group; there are {', '.join(groups())}.{did_you_mean(name, groups())}"
+def last_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
 
 
-def explain_key(key: str, full_key: str) -> str:
-    """Say which keys stand beside the one that is not there."""
-    parent = full_key.rpartition(".")[0]
-    if full_key == "callbacks" or parent.startswith("callbacks"):
-        name = full_key.partition(".")[2].partition(".")[0] or "amnesia"
-        return (
-            f"{full_key}: no such callback is switched on; do so in the same command: {selection(f'callbacks.{name}')}"
-        )
-    there: Any = OmegaConf.select(composed_without(full_key), parent) if parent else composed_without(full_key)
-    keys = [str(name) for name in there] if OmegaConf.is_dict(there) else []
-    where = f"{parent} has" if parent else "there are"
-    return f"{full_key}: no such key; {where} {', '.join(k for k in keys if k != '_target_')}.{did_you_mean(key, keys)}"
-
-
-def composed_without(full_key: str) -> DictConfig:
-    """Compose the configuration of this command line without the overrides of one key."""
-    GlobalHydra.instance().clear()
-    kept = [a for a in sys.argv[1:] if "=" in a and not a.startswith(("-", f"{full_key}=", f"+{full_key}=", "hydra"))]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+def explain_overrides(arguments: Sequence[str]) -> str | None:
+    """Return what is wrong with the first override that fits nothing; None if all fit."""
+    parser, overrides = OverridesParser.create(), []
+    for argument in (each for each in arguments if "=" in each and not each.startswith("-")):
         try:
-            return hydra.compose("config", overrides=[a for a in kept if "," not in a])
-        except HydraException:
-            return hydra.compose("config")
+            overrides.append(parser.parse_override(argument))
+        except HydraException as error:
+            return f"{argument}: cannot be read as key=value; is a quote or a bracket missing? ({last_line(error)})"
+    for override in overrides:
+        if override.is_sweep_override() and not {"-m", "--multirun"}.intersection(arguments):
+            key, _, values = str(override.input_line).partition("=")
+            return f"{override.input_line}: several values make a sweep, which needs -m; one list is '{key}=[{values}]'"
+        if override.key_or_group in groups() and (message := explain_group(override)) is not None:
+            return message
+    config = compose(each.input_line or "" for each in overrides if each.key_or_group in groups())
+    for override in overrides:
+        if override.key_or_group not in groups() and not override.is_add():
+            message = explain_key(override.key_or_group, config)
+            if message is not None:
+                return message
+    return None
 
 
-def explain_argument(name: str, node: str) -> str:
-    """Say which arguments a constructor takes."""
-    import inspect
+def explain_group(override: Override) -> str | None:
+    """Say what a group can be, if an override asks for something else."""
+    group, there = override.key_or_group, options_of(override.key_or_group)
+    chosen = [name for value in values_of(override) for name in (value if isinstance(value, list) else [value])]
+    for name in chosen:
+        if not isinstance(name, str) and name is not None:
+            return f"{override.input_line}: a group takes the name of a file; {there_are(group)}"
+        if name is not None and name not in there:
+            return f"{group}={name}: there is no such file in conf/{group}; {there_are(group, name)}"
+    if group == "callbacks" and not override.is_add():
+        return f"{override.input_line}: callbacks are added, with a plus: '+callbacks=[{','.join(map(str, chosen))}]'"
+    if group != "callbacks" and override.is_add():
+        return f"{override.input_line}: leave out the plus; only callbacks are added"
+    return None
 
-    target = OmegaConf.select(composed_without(f"{node}.{name}"), f"{node}._target_")
-    keys = list(inspect.signature(get_class(target)).parameters) if target else []
-    return f"{node}.{name}: {target} takes no such argument; it takes {', '.join(keys)}.{did_you_mean(name, keys)}"
+
+def explain_key(key: str, config: DictConfig) -> str | None:
+    """Say which keys stand beside one that is not there."""
+    *path, _ = parts = key.split(".")
+    if parts[0] == "hydra":
+        return None
+    if parts[0] == "callbacks" and (len(parts) == 1 or parts[1] not in (config.get("callbacks") or {})):
+        return (
+            f"{key}: that callback is not switched on; add +callbacks=…; {there_are('callbacks', ''.join(parts[1:2]))}"
+        )
+    there: Any = config
+    for depth, part in enumerate(parts):
+        names = [str(name) for name in there if name != "_target_"] if OmegaConf.is_dict(there) else []
+        if part not in names and part != "_target_":
+            options = names if depth else sorted({*names, *groups()})
+            has = f"{'.'.join(path[:depth])} has" if depth else "there are"
+            return f"{key}: no such key; {has} {', '.join(options)}.{did_you_mean(part, options)}"
+        there = there.get(part) if not OmegaConf.is_missing(there, part) else None
+    return None
 
 
-def main() -> None:
-    """Run, and turn errors that a person can act on into a message and exit status 2."""
-    try:
-        check_overrides(sys.argv[1:])
-        job()
-    except Exception as error:
-        message = explain(error)
-        if message is None:
-            raise
-        print(f"train.py: {message}", file=sys.stderr)
-        raise SystemExit(2) from None
+def values_of(override: Override) -> list[Any]:
+    """Return the values of an override, which are several in a sweep."""
+    return list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
+
+
+def compose(choices: Iterable[str]) -> DictConfig:
+    """Return the configuration with some groups chosen; of a sweep, its first choice."""
+    GlobalHydra.instance().clear()
+    first = [choice.partition(",")[0] if "[" not in choice else choice for choice in choices]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("config", overrides=first)
+
+
+def there_are(group: str, name: str = "") -> str:
+    """Return the names that a group has, and the nearest to one that it does not have."""
+    names = options_of(group)
+    return f"there are {', '.join(names)}.{did_you_mean(name, names) if name else ''}"
+
+
+def options_of(group: str) -> list[str]:
+    """Return the names of the files in a group of the configuration."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def groups() -> list[str]:
+    """Return the names of the groups of the configuration."""
+    return sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

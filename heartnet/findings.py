@@ -103,19 +103,20 @@ def latest(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:
-    """Return the findings, in the order given, as a table for the terminal; what passes has no message."""
-    table = Table(title="Findings", title_justify="left", expand=False)
-    for name in ("status", "check", "where"):
-        table.add_column(name, no_wrap=name == "status")
-    table.add_column("value (limit)", justify="right")
-    table.add_column("what, and what to try", ratio=1)
+    """Return the findings, in the order given, as a table for the terminal, however narrow.
+
+    What passes has no message.
+    """
+    table = Table(title="Findings", title_justify="left", show_lines=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("check, where: value (limit)")
     for each in findings:
-        what = Text("" if each.status == "pass" else each.message)
+        what = Text.assemble((f"{each.check}, {each.where}: ", "bold"), _value(each))
+        if each.status != "pass":
+            what.append(f"\n{each.message}")
         if each.try_:
-            what.append("\ntry: " + ", ".join(each.try_), style="bold")
-        table.add_row(
-            Text(each.status, style=_COLOURS[each.status]), Text(each.check), Text(each.where), _value(each), what
-        )
+            what.append("\ntry: " + " or ".join(each.try_), style="bold")
+        table.add_row(Text(each.status, style=_COLOURS[each.status]), what)
     return table
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -26,17 +27,22 @@ def print_line(text: str) -> None:
 
 
 def quiet_lightning() -> None:
-    """Silence what Lightning says to everybody: tips, and advice on workers that a memory map does not need."""
+    """Silence what Lightning says to everybody: tips, and warnings that no one here can act on."""
     for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for pattern in (".*does not have many workers.*", ".*Checkpoint directory .* exists and is not empty.*"):
+    for pattern in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        r".*isinstance\(treespec, LeafSpec\).* is deprecated.*",  # Lightning's own call of torch
+    ):
         warnings.filterwarnings("ignore", pattern)
 
 
 def print_data(data: WeeksDataModule) -> None:
     """Print weeks and people of each split, and the share of positives (conditions) or the mean (synthetic targets)."""
     conditions = data.task.kind == "conditions"
-    table = Table(title=_about(data), title_justify="left")
+    print_line(_about(data))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("positive of known" if conditions else "mean (known)", no_wrap=True)
     for split in SPLITS:
         table.add_column(split, justify="right", no_wrap=True)
@@ -70,7 +76,7 @@ def print_scores(folder: Path, data: WeeksDataModule) -> None:
     scores = score_table(predictions, data.task.kind)
     first, second = ("auroc", "average_precision") if conditions else ("mae", "r2")
     title = "Test scores" + (" on SIMULATED weeks" if data.weeks.simulated else "")
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(f"{_NAMES[first]} ({_NAMES[second]})", no_wrap=True)
     table.add_column("positive" if conditions else "weeks", justify="right", no_wrap=True)
     models = scores["model"].unique(maintain_order=True).to_list()

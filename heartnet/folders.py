@@ -1,0 +1,59 @@
+"""The folders of runs: a new one for each, and none left behind by a run that could not start."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from heartnet.errors import HeartnetError
+
+_made: list[Path] = []
+
+
+def new_run_folder(ckpt_path: str | None = None) -> str:
+    """Return the folder of the run that a checkpoint belongs to, or make `runs/<date>/<time>`.
+
+    The new folder is made at once, so that of two runs that start in the same second only one gets it; the other gets
+    a number behind the time.
+    """
+    if ckpt_path and Path(ckpt_path).resolve().parent.name == "checkpoints":
+        return str(Path(ckpt_path).resolve().parent.parent)
+    day, time = datetime.now().strftime("%Y-%m-%d %H-%M-%S").split()
+    for name in (time, *(f"{time}-{i}" for i in range(2, 1000))):
+        folder = Path("runs", day, name)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        _made.append(folder.resolve())
+        return str(folder)
+    raise HeartnetError(f"runs/{day}/{time}: a thousand runs in one second; give each its own hydra.run.dir=…")
+
+
+def remove_empty_folders() -> None:
+    """Remove the folders that `new_run_folder` made and nothing was written to."""
+    while _made:
+        remove_if_empty(_made.pop())
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder in which nothing was written, and those above it that only held it, within this directory."""
+    here = Path.cwd()
+    if folder.is_dir() and [each.name for each in folder.iterdir()] == ["multirun.yaml"]:
+        (folder / "multirun.yaml").unlink()  # Hydra's, of a sweep of which no run could start
+    for each in (folder, *folder.parents):
+        if here not in each.parents or not each.is_dir() or any(each.iterdir()):
+            return
+        each.rmdir()
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint to resume from, in the folder of a run or of its folds."""
+    found = sorted(folder.rglob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else None
+
+
+def short(path: Path) -> str:
+    """Return the path from the working directory, if it lies in it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

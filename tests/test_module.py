@@ -260,6 +260,7 @@ def test_training_learns(make_weeks: MakeWeeks, tmp_path: Path) -> None:
     level = np.array([weeks.week(i)[:, 0].mean() for i in range(len(weeks))])
     data = data_of(weeks, batch_size=16)
     data.values[:] = (level > np.median(level))[:, None]
+    torch.manual_seed(0)
     module = module_of(data, {"dropout": 0.0}, learning_rate=0.02)
     trainer = trainer_of(tmp_path, max_epochs=15)
     trainer.fit(module, datamodule=data)
@@ -334,6 +335,13 @@ def test_a_seed_decides_dropout_and_order(make_weeks: MakeWeeks, tmp_path: Path)
 
     assert losses(0, 1) == losses(0, 2)
     assert losses(0, 1) != losses(1, 1)
+
+
+@pytest.mark.filterwarnings("ignore:Total length of `DataLoader` across ranks is zero")
+def test_training_without_validation(make_weeks: MakeWeeks, tmp_path: Path) -> None:
+    data = data_of(make_weeks(), val_share=0.0)
+    trainer_of(tmp_path, max_epochs=1).fit(module_of(data), datamodule=data)
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

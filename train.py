@@ -47,6 +47,8 @@ NODES: dict[str, tuple[str, ...]] = {
 }
 """The nodes that name a constructor, each with the arguments that come from here and not from the configuration."""
 
+SWEEP = ("-m", "--multirun")
+
 OPTIONS: dict[str, Any] = {
     "seed": int | None,
     "ckpt_path": str | None,
@@ -69,6 +71,7 @@ def main() -> int:
     def job(config: DictConfig) -> None:
         statuses.append(run(config, Path(HydraConfig.get().runtime.output_dir)))
 
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in SWEEP)  # Hydra takes -m in front or behind only
     try:
         check_callbacks_once(sys.argv[1:])
         job()
@@ -146,6 +149,11 @@ def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetMo
         config.data, task=instantiate(config.task, _convert_="all"), seed=config.seed, _convert_="all"
     )
     terminal.print_data(data)
+    if len(data.rows["val"]) == 0 and str(config.checkpoint.get("monitor")).startswith("val/"):
+        raise HeartnetError(
+            f"checkpoint.monitor={config.checkpoint.monitor}: no week is in the validation split; "
+            "set checkpoint.monitor=null, or raise data.val_share"
+        )
     module = build_module(config, data)
     if config.ckpt_path:
         module.on_load_checkpoint(load_checkpoint(Path(config.ckpt_path)))
@@ -178,9 +186,14 @@ def build_module(config: DictConfig, data: WeeksDataModule) -> HeartnetModule:
 
 def build_trainer(config: DictConfig, folder: Path) -> Trainer:
     """Return the trainer with its callbacks; it writes into `folder` only."""
+    from pytorch_lightning.callbacks import ModelCheckpoint
     from pytorch_lightning.loggers import TensorBoardLogger
 
-    callbacks: list[Callback] = [instantiate(config.checkpoint, dirpath=str(folder / "checkpoints"))]
+    callbacks: list[Callback] = [
+        instantiate(config.checkpoint, dirpath=str(folder / "checkpoints")),
+        # `save_last` would skip the epochs that `monitor` does not like. The mode only makes its state another one's.
+        ModelCheckpoint(folder / "checkpoints", "last", mode="max", enable_version_counter=False),
+    ]
     callbacks += [instantiate(node, _convert_="all") for node in (config.get("callbacks") or {}).values()]
     trainer: Trainer = instantiate(
         config.trainer,
@@ -375,7 +388,7 @@ def explain_overrides(arguments: Sequence[str]) -> str | None:
         except HydraException as error:
             return f"{argument}: cannot be read as key=value; is a quote or a bracket missing? ({last_line(error)})"
     for override in overrides:
-        if override.is_sweep_override() and not {"-m", "--multirun"}.intersection(arguments):
+        if override.is_sweep_override() and not set(SWEEP).intersection(arguments):
             key, _, values = str(override.input_line).partition("=")
             return f"{override.input_line}: several values make a sweep, which needs -m; one list is '{key}=[{values}]'"
         if override.key_or_group in groups() and (message := explain_group(override)) is not None:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from sklearn.metrics import average_precision_score, mean_absolute_error, r2_score, roc_auc_score
+from torch import Tensor
 
 from heartnet.datamodule import WeeksDataModule
 from heartnet.errors import HeartnetError
@@ -335,6 +336,19 @@ def test_a_seed_decides_dropout_and_order(make_weeks: MakeWeeks, tmp_path: Path)
 
     assert losses(0, 1) == losses(0, 2)
     assert losses(0, 1) != losses(1, 1)
+
+
+def test_each_validation_starts_anew(data: WeeksDataModule, tmp_path: Path) -> None:
+    class Counted(TargetScores):
+        def compute(self) -> dict[str, Tensor]:
+            seen.append(sum(map(len, self.values)))
+            return super().compute()
+
+    seen: list[int] = []
+    module = module_of(data)
+    module.scores["val"] = Counted("conditions", data.targets)
+    trainer_of(tmp_path, max_epochs=3, num_sanity_val_steps=0).fit(module, datamodule=data)
+    assert seen == [len(data.rows["val"])] * 3
 
 
 @pytest.mark.filterwarnings("ignore:Total length of `DataLoader` across ranks is zero")

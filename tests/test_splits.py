@@ -71,9 +71,9 @@ def test_each_split_has_its_share_of_every_combination_of_labels() -> None:
 
 def test_one_positive_week_makes_a_positive_person() -> None:
     people = np.repeat([f"p{i:02d}" for i in range(20)], 2)
-    targets = np.full((40, 1), np.nan)
+    targets = np.zeros((40, 1))
     targets[1:20:2] = 1.0  # the second week of the first ten people
-    targets[20:] = 0.0
+    targets[20::2] = np.nan
     rows = split(people, targets, val_share=0.2, test_share=0.2)
     for name, count in (("train", 6), ("val", 2), ("test", 2)):
         positive = [person for person in people_of(rows[name], people) if person < "p10"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import pkgutil
 import re
 import secrets
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, to be explained, instead of being cut short
 
@@ -25,7 +24,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from heartnet.arguments import check_arguments, check_value
+from heartnet.configuration import CONF, check, groups, last_line, options_of, there_are
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.folders import new_run_folder, newest_checkpoint, remove_empty_folders, remove_if_empty, short
 
@@ -35,28 +34,7 @@ if TYPE_CHECKING:
     from heartnet.datamodule import WeeksDataModule
     from heartnet.module import HeartnetModule
 
-CONF = Path(__file__).resolve().parent / "conf"
-
-NODES: dict[str, tuple[str, ...]] = {
-    "task": (),
-    "data": ("task", "seed"),
-    "model": ("channels", "outputs", "metadata_size"),
-    "module": ("network", "kind", "targets", "target_mean", "target_std", "scaling", "seed"),
-    "trainer": ("callbacks", "logger", "default_root_dir"),
-    "checkpoint": ("dirpath",),
-}
-"""The nodes that name a constructor, each with the arguments that come from here and not from the configuration."""
-
 SWEEP = ("-m", "--multirun")
-
-OPTIONS: dict[str, Any] = {
-    "seed": int | None,
-    "ckpt_path": str | None,
-    "cross_validate": bool,
-    "test": bool,
-    "fail_on": Literal["warn", "fail"] | None,
-}
-"""The options that belong to the run itself."""
 
 
 def main() -> int:
@@ -115,7 +93,8 @@ def train(config: DictConfig, folder: Path) -> int:
     """
     from heartnet import terminal
 
-    check(config)
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    check(values)
     if config.seed is None:
         config.seed = seed_of(folder) if config.ckpt_path else secrets.randbelow(2**31)
     terminal.quiet_lightning()
@@ -145,6 +124,8 @@ def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetMo
 
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     trainer = build_trainer(config, folder)
+    if trainer.world_size != 1:
+        raise HeartnetError(f"trainer.devices={config.trainer.devices}: trains on one device; set trainer.devices=1")
     data: WeeksDataModule = instantiate(
         config.data, task=instantiate(config.task, _convert_="all"), seed=config.seed, _convert_="all"
     )
@@ -255,68 +236,6 @@ def how_to_resume(folder: Path) -> str:
     return f"To go on: {command(f'ckpt_path={short(newest)}')}"
 
 
-# What cannot work is refused before anything is made.
-
-
-def check(config: DictConfig) -> None:
-    """Refuse a configuration that cannot work.
-
-    Raises:
-        HeartnetError: naming the node or option, and what would fit.
-    """
-    known = [*OPTIONS, *NODES, "callbacks"]
-    for name in map(str, config):
-        if name not in known:
-            raise HeartnetError(f"{name}: no such option; there are {', '.join(known)}.{did_you_mean(name, known)}")
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        about = " (the folder that `heartnet prepare … --out FOLDER` wrote)" if missing == ["data.path"] else ""
-        raise HeartnetError(f"{missing[0]} is not set; add {missing[0]}=…{about}")
-    values: Any = OmegaConf.to_container(config, resolve=True)
-    for name, hint in OPTIONS.items():
-        check_value(name, values.get(name), hint)
-    for name, provided in NODES.items():
-        check_node(name, values.get(name), provided)
-    for name, node in (values.get("callbacks") or {}).items():
-        check_node(f"callbacks.{name}", node)
-    check_together(config)
-
-
-def check_node(name: str, node: Any, provided: Sequence[str] = ()) -> None:
-    """Refuse a node that names no constructor, or arguments that the constructor does not take."""
-    if not isinstance(node, dict) or not node.get("_target_"):
-        group, _, part = name.partition(".")
-        how = f"{'+callbacks' if group == 'callbacks' else group}=…"
-        raise HeartnetError(
-            f"{name} has no _target_, so nothing says what it is; choose it as a whole: {how}; {there_are(group, part)}"
-        )
-    try:
-        constructor = pkgutil.resolve_name(node["_target_"])
-    except Exception as error:
-        raise HeartnetError(f"{name}._target_={node['_target_']}: cannot be imported ({last_line(error)})") from error
-    if not callable(constructor):
-        raise HeartnetError(f"{name}._target_={node['_target_']}: is neither a class nor a function")
-    arguments = {key: value for key, value in node.items() if not re.fullmatch(r"_[a-z]+_", key)}
-    check_arguments(constructor, arguments, name, provided)
-
-
-def check_together(config: DictConfig) -> None:
-    """Refuse options that are possible alone and not together."""
-    if config.seed is not None and not 0 <= config.seed < 2**32:
-        raise HeartnetError(f"seed={config.seed}: must be null or from 0 to {2**32 - 1}")
-    if config.cross_validate and not config.data.get("folds"):
-        raise HeartnetError("cross_validate=true needs a number of folds, for example data.folds=5")
-    if config.ckpt_path is None:
-        return
-    if config.cross_validate:
-        raise HeartnetError("ckpt_path goes on with one run, not with a cross-validation; set cross_validate=false")
-    if not Path(config.ckpt_path).is_file():
-        raise HeartnetError(
-            f"ckpt_path={config.ckpt_path}: no such file; "
-            "a run keeps its checkpoints in checkpoints/, the newest as last.ckpt"
-        )
-
-
 def check_sweep(config: DictConfig) -> None:
     """Refuse what cannot be swept."""
     devices = config.trainer.get("devices")
@@ -373,10 +292,6 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def last_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
 
 
 def explain_overrides(arguments: Sequence[str]) -> str | None:
@@ -449,22 +364,6 @@ def compose(choices: Iterable[str]) -> DictConfig:
     first = [choice.partition(",")[0] if "[" not in choice else choice for choice in choices]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("config", overrides=first)
-
-
-def there_are(group: str, name: str = "") -> str:
-    """Return the names that a group has, and the nearest to one that it does not have."""
-    names = options_of(group)
-    return f"there are {', '.join(names)}.{did_you_mean(name, names) if name else ''}"
-
-
-def options_of(group: str) -> list[str]:
-    """Return the names of the files in a group of the configuration."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-def groups() -> list[str]:
-    """Return the names of the groups of the configuration."""
-    return sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
 
 
 if __name__ == "__main__":

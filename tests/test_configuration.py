@@ -16,15 +16,20 @@ from omegaconf import DictConfig, OmegaConf
 
 import train
 from heartnet.arguments import argument_hints, check_arguments, check_value
+from heartnet.configuration import CONF, NODES, check, options_of
 from heartnet.errors import HeartnetError
 
-EXPERIMENTS = train.options_of("experiment")
-CALLBACKS = [name for name in train.options_of("callbacks") if name != "all"]
+EXPERIMENTS = options_of("experiment")
+CALLBACKS = [name for name in options_of("callbacks") if name != "all"]
 
 
 def compose(*overrides: str) -> DictConfig:
-    with hydra.initialize_config_dir(str(train.CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("config", overrides=list(overrides))
+
+
+def plain(config: DictConfig) -> Any:
+    return OmegaConf.to_container(config, resolve=True)
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -86,6 +91,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
         ("task.conditions=[diabets]", ["diabets", "'diabetes'?"]),
         ("trainer.precision=foo", ["trainer.precision=foo: must be 64, 32", "bf16-mixed"]),
         ("trainer.accelerator=foo", ["trainer cannot be made as configured", "accelerator='foo'"]),
+        ("trainer.accelerator=cpu trainer.devices=2", ["trainer.devices=2: trains on one device"]),
         ("checkpoint.mode=sideways", ["checkpoint", "sideways"]),
         ("+callbacks=amnesia callbacks.amnesia.every_n_epochs=0", ["callbacks.amnesia.every_n_epochs=0"]),
         ("+callbacks=amnesia callbacks.amnesia.weeks=two", ["callbacks.amnesia.weeks=two: must be a whole number"]),
@@ -132,12 +138,12 @@ def test_not_a_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
 @pytest.mark.parametrize("group", ["data", "task", "model", "module", *(f"callbacks.{name}" for name in CALLBACKS)])
 def test_every_argument_stands_in_its_file_with_its_default(group: str) -> None:
     group, _, callback = group.partition(".")
-    names = [callback] if callback else train.options_of(group)
+    names = [callback] if callback else options_of(group)
     for name in names:
-        config = OmegaConf.load(train.CONF / group / f"{name}.yaml")
+        config = OmegaConf.load(CONF / group / f"{name}.yaml")
         values: Any = OmegaConf.to_container(config[callback] if callback else config)
         constructor = pkgutil.resolve_name(values.pop("_target_"))
-        provided = train.NODES.get(group, ())
+        provided = NODES.get(group, ())
         assert [key for key in argument_hints(constructor) if key not in provided] == [*values] or set(values) == set(
             argument_hints(constructor)
         ) - set(provided), f"conf/{group}/{name}.yaml"
@@ -171,19 +177,19 @@ def signature(constructor: Callable[..., Any]) -> Mapping[str, inspect.Parameter
 
 def test_differences_are_still_differences() -> None:
     for group, name, key in DIFFERENT:
-        values = OmegaConf.load(train.CONF / group / f"{name}.yaml")
+        values = OmegaConf.load(CONF / group / f"{name}.yaml")
         default = signature(pkgutil.resolve_name(values["_target_"]))[key].default
         assert values[key] != (list(default) if isinstance(default, tuple) else default)
 
 
 def test_all_names_every_callback() -> None:
-    listed = OmegaConf.to_container(OmegaConf.load(train.CONF / "callbacks" / "all.yaml").defaults)
+    listed = OmegaConf.to_container(OmegaConf.load(CONF / "callbacks" / "all.yaml").defaults)
     assert listed == sorted(CALLBACKS)
-    modules = {path.stem for path in (train.CONF.parent / "callbacks").glob("*.py")} - {"__init__"}
+    modules = {path.stem for path in (CONF.parent / "callbacks").glob("*.py")} - {"__init__"}
     assert modules == set(CALLBACKS)
     assert list(compose("+callbacks=all").callbacks) == CALLBACKS
     for name in CALLBACKS:
-        config = OmegaConf.load(train.CONF / "callbacks" / f"{name}.yaml")
+        config = OmegaConf.load(CONF / "callbacks" / f"{name}.yaml")
         assert list(config) == [name]
         assert config[name]["_target_"].startswith(f"callbacks.{name}.")
 
@@ -202,7 +208,7 @@ def test_experiments_compose_and_their_nodes_can_be_made(experiment: str, tmp_pa
     assert set(config.callbacks) >= set(compose(f"experiment={experiment}").get("callbacks") or {}) | {"amnesia"}
     if OmegaConf.is_missing(config.data, "path"):
         config.data.path = str(tmp_path)
-    train.check(config)
+    check(plain(config))
     instantiate(config.task, _convert_="all")
     instantiate(config.model, channels=3, outputs=1, metadata_size=2, _convert_="all")
     instantiate(config.trainer, logger=False, accelerator="cpu", _convert_="all")
@@ -214,7 +220,7 @@ def test_experiments_compose_and_their_nodes_can_be_made(experiment: str, tmp_pa
 @pytest.mark.parametrize("value", ["1", "-5", "default", "chrono"])
 def test_forget_biases(value: str) -> None:
     config = compose("model=compact", f"model.forget_bias={value}")
-    train.check(config)
+    check(plain(config))
     instantiate(config.model, _convert_="all")
 
 
@@ -222,7 +228,7 @@ def test_forget_biases(value: str) -> None:
     "override", ["+trainer.limit_train_batches=2", "+trainer.limit_val_batches=0.5", "seed=null", "data.folds=5"]
 )
 def test_what_fits_passes(override: str) -> None:
-    train.check(compose(override))
+    check(plain(compose(override)))
 
 
 class Options(TypedDict, total=False):

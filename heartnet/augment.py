@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.weeks import CHANNELS
 
-AUGMENTATIONS: dict[str, float] = {"level": 0.0, "gain": 0.0, "ectopy": 0.0}
+AUGMENTATIONS: dict[str, float] = {"crop": 0, "level": 0.0, "gain": 0.0, "ectopy": 0.0}
 """The strengths that there are, and their defaults (off)."""
 
 
@@ -31,6 +31,19 @@ def check_augmentation(strengths: Mapping[str, float]) -> dict[str, float]:
         if not 0 <= value < math.inf or (name == "ectopy" and value > 1):
             raise HeartnetError(f"module.augmentation.{name}={value}: must be a number of 0 or more, ectopy at most 1")
     return AUGMENTATIONS | dict(strengths)
+
+
+def random_crop(
+    inputs: Float[Tensor, "batch time channel"], lengths: Int[Tensor, " batch"], readings: int
+) -> tuple[Float[Tensor, "batch _ channel"], Int[Tensor, " batch"]]:
+    """Return a stretch of `readings` readings from a random place of each week; shorter weeks stay whole.
+
+    A few long weeks become many different short ones, for targets that any long stretch of a week shows.
+    """
+    size = min(readings, inputs.shape[1])
+    start = (torch.rand(len(inputs), device=inputs.device) * (lengths - size + 1).clamp(min=1)).long()
+    index = start[:, None] + torch.arange(size, device=inputs.device)
+    return inputs.gather(1, index[..., None].expand(-1, -1, inputs.shape[2])), lengths.clamp(max=size)
 
 
 def augment(

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heartnet.augment import augment, check_augmentation
+from heartnet.augment import augment, check_augmentation, random_crop
 from heartnet.diagnostics.probe import Probe
 from heartnet.errors import HeartnetError
 from heartnet.logits import Logits
@@ -48,7 +48,8 @@ class HeartnetModule(pl.LightningModule):
         learning_rate: of AdamW, at its peak.
         weight_decay: of AdamW.
         schedule: `one_cycle` rises for a tenth of the steps, then falls to 0 as a cosine; `constant` stays.
-        augmentation: strengths of `heartnet.augment.augment` on training batches; none by default.
+        augmentation: of training batches; `crop` readings of `heartnet.augment.random_crop`, and the strengths of
+            `augment`; none by default.
         seed: randomness of epoch `e` is a function of `seed` and `e` alone, so a resumed run is the same run.
     """
 
@@ -106,12 +107,18 @@ class HeartnetModule(pl.LightningModule):
             torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        if any(self.augmentation.values()):
-            batch = batch | {"inputs": augment(batch["inputs"], **self.augmentation)}
+        batch = self._augmented(batch)
         loss = self.loss(self(batch).score.float(), batch["targets"])
         size = len(batch["lengths"])
         self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True, batch_size=size)
         return loss
+
+    def _augmented(self, batch: Batch) -> Batch:
+        crop, strengths = int(self.augmentation["crop"]), {k: v for k, v in self.augmentation.items() if k != "crop"}
+        if crop:
+            inputs, lengths = random_crop(batch["inputs"], batch["lengths"], crop)
+            batch = batch | {"inputs": inputs, "lengths": lengths}
+        return batch | {"inputs": augment(batch["inputs"], **strengths)} if any(strengths.values()) else batch
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         self._evaluate("val", batch)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from heartnet.augment import AUGMENTATIONS, augment, check_augmentation
+from heartnet.augment import AUGMENTATIONS, augment, check_augmentation, random_crop
 from heartnet.errors import HeartnetError
 
 strength = st.floats(0, 1)
@@ -40,8 +40,38 @@ def test_zeros_stay_zeros_and_a_mask_channel_stays_as_it_is(
 def test_no_strength_changes_nothing_and_draws_nothing() -> None:
     inputs = weeks()
     state = torch.get_rng_state()
-    assert torch.equal(augment(inputs, **check_augmentation({})), inputs)
+    off = {name: value for name, value in check_augmentation({}).items() if name != "crop"}
+    assert torch.equal(augment(inputs, **off), inputs)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@settings(max_examples=30, deadline=None)
+@given(readings=st.integers(1, 60), longest=st.integers(1, 50), seed=st.integers(0, 2**31))
+def test_a_crop_is_a_stretch_of_its_own_week(readings: int, longest: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    lengths = torch.randint(1, longest + 1, (5,))
+    lengths[0] = longest
+    inputs = torch.zeros(5, longest, 2)
+    for week, length in enumerate(lengths.tolist()):
+        inputs[week, :length] = torch.arange(1, length + 1)[:, None] + 1000.0 * week
+    cropped, cropped_lengths = random_crop(inputs, lengths, readings)
+    for week, length in enumerate(lengths.tolist()):
+        kept = min(length, readings)
+        assert cropped_lengths[week] == kept
+        stretch = cropped[week, :kept, 0] - 1000.0 * week
+        assert stretch.tolist() == list(range(int(stretch[0]), int(stretch[0]) + kept))
+        assert stretch[0] >= 1
+        assert stretch[-1] <= length
+        assert (cropped[week, kept:] == 0).all()
+
+
+def test_crops_reach_both_ends() -> None:
+    torch.manual_seed(0)
+    inputs = torch.arange(10.0)[None, :, None].expand(2000, -1, -1)
+    cropped, _ = random_crop(inputs, torch.full((2000,), 10), 4)
+    counts = torch.bincount(cropped[:, 0, 0].long(), minlength=7)
+    assert counts.numel() == 7
+    assert counts.min() > 200
 
 
 def test_level_shifts_each_channel_of_each_week() -> None:
@@ -92,7 +122,7 @@ def test_strengths_that_are_not_given_are_off() -> None:
 @pytest.mark.parametrize(
     ("strengths", "words"),
     [
-        ({"ectopie": 0.1}, r"module\.augmentation\.ectopie: there is level, gain, ectopy\. Did you mean 'ectopy'"),
+        ({"ectopie": 0.1}, r"module\.augmentation\.ectopie: there is crop, level, gain, ectopy\. Did you mean 'ectopy'"),
         ({"level": -0.1}, r"module\.augmentation\.level=-0\.1: must be a number of 0 or more"),
         ({"gain": math.nan}, r"module\.augmentation\.gain=nan"),
         ({"gain": math.inf}, r"module\.augmentation\.gain=inf"),

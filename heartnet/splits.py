@@ -26,8 +26,8 @@ def split_weeks(
 ) -> Mapping[str, npt.NDArray[np.int64]]:
     """Return the rows of each split; all weeks of one person lie in one split.
 
-    People are shuffled, sorted by their labels, and dealt out in that order, so that each split gets its share of every
-    combination of labels. The same arguments give the same split on every machine.
+    People are shuffled, sorted by their labels, the rarest first, and dealt out in that order, so that each split gets
+    its share of the positives of a rare condition and of combinations of labels. The same arguments give the same split on every machine.
 
     Args:
         people: `[week]`, whose week it is.
@@ -46,7 +46,8 @@ def split_weeks(
     ids, labels = _people_and_labels(people, targets)
     _check(len(ids), val_share, test_share, folds, fold, unit)
     shuffled = np.random.default_rng(seed).permutation(len(ids))
-    order = shuffled[np.lexsort(labels[shuffled].T)]
+    rarest_last = np.argsort(-(labels == 1).sum(axis=0), kind="stable")  # the last key is the first to sort by
+    order = shuffled[np.lexsort(labels[shuffled][:, rarest_last].T)]
     ranks = np.arange(len(order))
     is_test = ranks % folds == fold if folds else _every(ranks, test_share)
     rest = order[~is_test]

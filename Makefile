@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 
-.PHONY: setup run test test-all lint bench clean
+.PHONY: setup run test test-all lint figures bench clean
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -25,6 +25,17 @@ test: lint
 
 test-all: lint
 	$(BIN)/pytest -n auto -m ''
+
+# The pictures of the README, and the tables beside them; about 8 minutes.
+figures: setup
+	rm -rf runs/figures
+	$(BIN)/python train.py -m model.readout=mean,last model.forget_bias=default,chrono +callbacks=amnesia \
+		hydra.sweep.dir=runs/figures
+	$(BIN)/python docs/draw_sweep.py runs/figures docs/amnesia_sweep.png
+
+bench: setup
+	$(BIN)/python benchmarks/bench_simulate.py
+	$(BIN)/python benchmarks/bench_amnesia.py
 
 clean:
 	rm -rf .venv

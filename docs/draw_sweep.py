@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from heartnet.diagnostics.archive import load_npz
 from heartnet.diagnostics.memory import Memory, memories
@@ -37,7 +38,10 @@ def draw(sweep: Path, picture: Path) -> None:
         label = f"{model['readout']}, {model['forget_bias']}"
         cells = []
         for ax, anchor in zip(axes, ANCHORS, strict=True):
-            for name, style in (("initial", {"lw": 1, "ls": "--", "alpha": 0.4}), ("now", {"lw": 1.6, "label": label})):
+            for name, style in (
+                ("initial", {"lw": 1, "ls": "--", "alpha": 0.4}),
+                ("now", {"lw": 5 - colour, "label": label}),
+            ):
                 at = profiles[name].at(anchor)
                 x, y = screen_bins(at.lag, at.magnitude[:, 0].mean(axis=0))
                 ax.plot(x, np.where(y > 0, y, np.nan), color=f"C{colour}", **style)
@@ -49,6 +53,9 @@ def draw(sweep: Path, picture: Path) -> None:
         print(f" | {steps:.0f} readings, {hours:.1f} h |")
     for ax, title in zip(axes, ANCHORS.values(), strict=True):
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(FixedLocator([10.0**power for power in range(-300, 1, 50)]))
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.set_ylim(1e-308, 1e10)
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("readings from there", fontsize=9)
         ax.tick_params(labelsize=8)
@@ -62,7 +69,7 @@ def draw(sweep: Path, picture: Path) -> None:
 def _decades(numbers: list[Memory], anchor: str) -> str:
     found = [each for each in numbers if each.anchor == anchor and each.decades is not None]
     bound = ">" if any(each.at_least for each in found) else ""
-    return f"{bound}{np.mean([each.decades for each in found]):.2g}" if found else "–"
+    return f"{bound}{np.mean([each.decades for each in found]):.3g}" if found else "–"
 
 
 if __name__ == "__main__":

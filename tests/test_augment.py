@@ -122,7 +122,10 @@ def test_strengths_that_are_not_given_are_off() -> None:
 @pytest.mark.parametrize(
     ("strengths", "words"),
     [
-        ({"ectopie": 0.1}, r"module\.augmentation\.ectopie: there is crop, level, gain, ectopy\. Did you mean 'ectopy'"),
+        (
+            {"ectopie": 0.1},
+            r"module\.augmentation\.ectopie: there is crop, level, gain, ectopy\. Did you mean 'ectopy'",
+        ),
         ({"level": -0.1}, r"module\.augmentation\.level=-0\.1: must be a number of 0 or more"),
         ({"gain": math.nan}, r"module\.augmentation\.gain=nan"),
         ({"gain": math.inf}, r"module\.augmentation\.gain=inf"),

@@ -262,9 +262,7 @@ def _cures(each: Memory, settings: Mapping[str, object]) -> tuple[str, ...]:
         return ()
     if each.gradient == "zero":
         return ("model.activation=leaky_relu",) if settings.get("model.activation") == "relu" else ()
-    cures = []
+    # One change at a time, and first the one that helps by itself: without it, another readout forgets as before.
     if settings.get("model.forget_bias", "chrono") != "chrono":
-        cures.append("model.forget_bias=chrono")
-    if settings.get("model.readout", "last") == "mean":
-        cures.append("model.readout=last")
-    return tuple(cures)
+        return ("model.forget_bias=chrono",)
+    return ("model.readout=last",) if settings.get("model.readout", "last") == "mean" else ()

@@ -27,7 +27,8 @@ def split_weeks(
     """Return the rows of each split; all weeks of one person lie in one split.
 
     People are shuffled, sorted by their labels, the rarest first, and dealt out in that order, so that each split gets
-    its share of the positives of a rare condition and of combinations of labels. The same arguments give the same split on every machine.
+    its share of the positives of a rare condition and of combinations of labels. The same arguments give the same
+    split on every machine.
 
     Args:
         people: `[week]`, whose week it is.

@@ -105,7 +105,9 @@ def _cells(part: pl.DataFrame, models: list[str], *scores: str) -> list[str]:
 
 
 def _cell(values: list[float | None]) -> str:
-    first, second = ("–" if value is None else f"{value:.3f}" for value in values)
+    first, second = (
+        "–" if value is None else f"{value:.{digits}f}" for value, digits in zip(values, (3, 2), strict=True)
+    )
     return f"{first} ({second})"
 
 

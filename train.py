@@ -111,7 +111,8 @@ def train(config: DictConfig, folder: Path) -> int:
         terminal.print_scores(folder, data)
     worst = terminal.print_findings(folder)
     shown = shlex.quote(short(folder))
-    terminal.print_line(f"Everything is in {shown}; to look (without the last option, at ten pictures a tag):")
+    terminal.print_line(f"Everything is in {shown}; to look:")
+    # By default TensorBoard keeps ten pictures a tag, chosen at random.
     terminal.print_line(f"tensorboard --logdir {shown} --samples_per_plugin images=1000")
     return int(config.fail_on is not None and worst in {"warn": ("warn", "fail"), "fail": ("fail",)}[config.fail_on])
 

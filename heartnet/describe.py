@@ -20,7 +20,7 @@ def describe(path: str | Path, console: Console | None = None) -> None:
     Raises:
         HeartnetError: if it cannot be opened.
     """
-    console = console or Console(width=None if sys.stdout.isatty() else 120)
+    console = console or Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
     weeks = open_store(path)
     account = Account.from_json(read_manifest(path)["account"])
     if account.entries:

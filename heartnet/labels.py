@@ -81,7 +81,7 @@ def read_labels(file: TableFile, rules: Sequence[Rule], account: Account, user_i
     people = _read(file, [_id_column(file, user_id), *(rule.column for rule in rules)], account, stage)
     labels = {rule.condition: _apply(rule, people, file.name, account, stage) for rule in rules}
     frame = pl.DataFrame({"user_id": people[_id_column(file, user_id)], "row": people[_ROW], **labels})
-    return _one_row_each(frame, file.name)
+    return _one_row_each(_with_person(frame, file.name, account, stage), file.name)
 
 
 def read_people(file: TableFile, account: Account, columns: Mapping[str, Sequence[str]] | None = None) -> pl.DataFrame:
@@ -114,7 +114,8 @@ def read_people(file: TableFile, account: Account, columns: Mapping[str, Sequenc
             values[role] = text.str.to_lowercase().replace_strict(_SEX, default=None) if role == "sex" else text
         lost = text.is_not_null() & values[role].is_null()
         _note(account, stage, f"noted: {role} not understood", file.name, people, column, lost)
-    return _one_row_each(pl.DataFrame({"user_id": people[id_column], "row": people[_ROW], **values}), file.name)
+    frame = pl.DataFrame({"user_id": people[id_column], "row": people[_ROW], **values})
+    return _one_row_each(_with_person(frame, file.name, account, stage), file.name)
 
 
 def read_intervals(
@@ -167,7 +168,15 @@ def read_intervals(
     what = "dropped: interval without times, or that ends before it starts"
     _note(account, stage, what, file.name, frame, ends["interval_start"], bad)
     who = frame[id_column] if id_column else pl.Series([user or DEFAULT_USER]).new_from_index(0, frame.height)
-    return pl.DataFrame({"user_id": who, "start": start, "end": end, "instant": instant, **labels}).filter(~bad)
+    if bad.all():
+        raise HeartnetError(
+            f"{file.name}: no interval is left: each lacks a time, or ends ({ends['interval_end']!r}) before it starts "
+            f"({ends['interval_start']!r}); were the two columns swapped?"
+        )
+    found = pl.DataFrame(
+        {"user_id": who, "row": frame[_ROW], "start": start, "end": end, "instant": instant, **labels}
+    ).filter(~bad)
+    return _with_person(found, file.name, account, stage).drop("row")
 
 
 _ROW = "\0row"
@@ -203,6 +212,7 @@ def _apply(rule: Rule, frame: pl.DataFrame, source: str, account: Account, stage
         return text.is_in(rule.values).cast(pl.Int8)
     if rule.sign:
         number = text.cast(pl.Float64, strict=False)
+        number = number.set(~number.is_finite().fill_null(True), None)  # polars holds NaN for larger than any number
         compared = {">=": number >= rule.limit, "<=": number <= rule.limit, ">": number > rule.limit}
         label = compared.get(rule.sign, number < rule.limit).cast(pl.Int8)
     else:
@@ -238,9 +248,16 @@ def _id_column(file: TableFile, wanted: Sequence[str]) -> str:
     return column
 
 
+def _with_person(frame: pl.DataFrame, source: str, account: Account, stage: str) -> pl.DataFrame:
+    """Return the rows that say who they are of, and count the others."""
+    nobody = frame["user_id"].fill_null("") == ""
+    places = [f"{source} row {row}" for row in frame["row"].filter(nobody).head(account.max_examples)]
+    account.bad(stage, "dropped: no person", int(nobody.sum()), places)
+    return frame.filter(~nobody)
+
+
 def _one_row_each(frame: pl.DataFrame, source: str) -> pl.DataFrame:
     """Return one row a person; a blank gives way to a value, and two values are an error."""
-    frame = frame.filter(pl.col("user_id").is_not_null())
     values = [name for name in frame.columns if name not in ("user_id", "row")]
     for name in values:
         groups = frame.group_by("user_id", maintain_order=True).agg(pl.col(name).drop_nulls().unique(), pl.col("row"))

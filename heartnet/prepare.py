@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,11 @@ Read = Callable[..., RawReadings]
 
 _NOT_OPTIONS = ("files", "out", "overwrite", "run", "command", "source")
 _FILE_OPTIONS = ("labels", "label_intervals", "people")
+_NEEDED_FOR = {
+    "people": ("age", "sex", "bmi", "device"),
+    "label_intervals": ("interval_start", "interval_end"),
+    "kind": ("value", "kind_heart_rate", "kind_steps"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weeks.add_argument(
         "--by", type=_by, default="week", metavar="week|N", help="calendar weeks (default), or runs of N readings"
     )
-    weeks.add_argument("--min-wear-hours", type=float, metavar="H", help="default: 24 for weeks, 0 for runs")
+    weeks.add_argument("--min-wear-hours", type=_hours, metavar="H", help="default: 24 for weeks, 0 for runs")
     weeks.add_argument("--min-readings", type=int, default=1, metavar="N", help="with a heart rate (default: 1)")
     weeks.add_argument(
         "--heart-rate-range", type=_range, default=HEART_RATE_RANGE, metavar="LOW,HIGH", help="default: 20,250 bpm"
@@ -75,6 +81,7 @@ def prepare(arguments: argparse.Namespace, read: Read) -> None:
     Raises:
         HeartnetError: for whatever is wrong with files or options; nothing is written then.
     """
+    _check_options(arguments)
     check_target(arguments.out, overwrite=arguments.overwrite)
     account = Account(strict=arguments.strict)
     joins = [*_people(arguments, account), *_labels(arguments, account)]
@@ -95,6 +102,17 @@ def prepare(arguments: argparse.Namespace, read: Read) -> None:
     weeks = replace(weeks, provenance=_provenance(arguments, raw))
     write_store(weeks, arguments.out, account=account, overwrite=arguments.overwrite)
     describe(arguments.out)
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Raise if an option was given that says something about a file that was not."""
+    for needed, options in _NEEDED_FOR.items():
+        for option in options:
+            if getattr(arguments, option, None) and not getattr(arguments, needed, None):
+                name, other = (f"--{each.replace('_', '-')}" for each in (option, needed))
+                raise HeartnetError(
+                    f"{name} says something about {other}, which is not given; add it, or leave {name} out"
+                )
 
 
 Join = tuple[Callable[..., Weeks], pl.DataFrame, str]
@@ -148,6 +166,11 @@ def _check_rules(rules: dict[str, list[Rule]], expressions: dict[str, str], file
             both = " and from ".join(file.name for file in files.values())
             raise HeartnetError(f"condition {name!r} can come from {both}: say which with --condition NAME=FILE:COL")
     for option, found in rules.items():
+        if not found and expressions:
+            raise HeartnetError(
+                f"--{option.replace('_', '-')} {files[option].name}: no --condition names a column of it; with any "
+                f"--condition, each condition needs one, such as --condition diabetes=COL. {listing(files[option])}"
+            )
         if not found:
             raise HeartnetError(
                 f"--{option.replace('_', '-')} {files[option].name}: no column is named as a condition, and no "
@@ -214,6 +237,16 @@ def _range(text: str) -> tuple[float, float]:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: expected two numbers, LOW,HIGH, such as 20,250") from None
-    if not 0 < low < high:
+    if not 0 < low < high < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r}: expected LOW,HIGH with 0 < LOW < HIGH")
     return low, high
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = math.nan
+    if not 0 <= hours < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of hours, 0 or more")
+    return hours

@@ -170,7 +170,13 @@ def check_target(path: str | Path, *, overwrite: bool = False) -> None:
         return
     if not overwrite:
         raise HeartnetError(f"{path} exists already; choose another name, or replace it with --overwrite")
-    ours = {*read_manifest(path)["files"], _MANIFEST}
+    try:
+        ours = {*read_manifest(path)["files"], _MANIFEST}
+    except HeartnetError as error:
+        raise HeartnetError(
+            "--overwrite replaces only what heartnet wrote and this version can read; "
+            f"choose another name for the weeks, or remove the folder yourself. {error}"
+        ) from error
     foreign = [name for name in found if name not in ours]
     if foreign:
         raise HeartnetError(f"{path} holds {foreign[0]!r}, which is no part of a store: nothing was overwritten")

@@ -185,7 +185,9 @@ def _account_for_weeks(
     account.add("people", "left", left)
     if not kept.any():
         why = "; ".join(f"{count:,} {what}" for stage, what, count in account if stage == "weeks" and "dropped" in what)
-        raise HeartnetError(f"no week is left of {len(sizes):,}: {why}. Lower --min-wear-hours or --min-readings")
+        raise HeartnetError(
+            f"no week is left of {len(sizes):,}: {why}. Lower --by N, --min-wear-hours or --min-readings"
+        )
     return kept
 
 

@@ -18,6 +18,9 @@ from heartnet.store import open_store
 HOURS = 30
 
 
+GOOD = "time,hr\n2026-01-05 00:00:00,60\n2026-01-05 00:00:05,61\n"
+
+
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     """Two people, 30 hours each with a heart rate a minute, from Monday 2026-01-05 00:00."""
@@ -178,3 +181,57 @@ def test_help_needs_nothing_heavy() -> None:
     ).stdout
     assert "describe" in printed
     assert not {"polars", "numpy", "torch", "rich"} & set(printed.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("time,hr\r2026-01-05 00:00:00,60\r", [], "ends its lines as old Macs did"),
+        ('time,hr\n2026-01-05 00:00:00,"60\n', [], "row 2: '2026-01-05 00:00:00,\"60' (expected 2 fields)"),
+        ("time,hr,hr\n2026-01-05 00:00:00,60,61\n", [], "has 2 columns 'hr'"),
+        (GOOD, ["--time-format", "%Y-%m-%d %H"], "--time-format '%Y-%m-%d %H' cannot be used"),
+        (GOOD, ["--age", "age"], "--age says something about --people, which is not given"),
+        (GOOD, ["--interval-end", "to"], "--interval-end says something about --label-intervals"),
+        (GOOD, ["--kind-steps", "to"], "--kind-steps says something about --kind"),
+        (GOOD, ["--by", "3"], "Lower --by N"),
+    ],
+)
+def test_what_was_meant_is_asked_and_not_guessed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, options: list[str], message: str
+) -> None:
+    file = tmp_path / "odd.csv"
+    file.write_bytes(text.encode())
+    assert run("prepare", "table", file, "--out", tmp_path / "weeks", *options) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "weeks").exists()
+
+
+@pytest.mark.parametrize(
+    "option", [["--min-wear-hours", "nan"], ["--min-wear-hours", "-1"], ["--heart-rate-range", "20,inf"]]
+)
+def test_numbers_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run("prepare", "table", tmp_path / "any.csv", "--out", tmp_path / "weeks", *option)
+    assert stop.value.code == 2
+    assert f"{option[0]}: '{option[1]}': expected" in capsys.readouterr().err
+
+
+def test_brackets_in_the_data_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a[b].csv"
+    file.write_text(GOOD + "x[/y],60\n")
+    assert run("prepare", "table", file, "--out", tmp_path / "w[red]", "--min-wear-hours", 0) == 0
+    out = capsys.readouterr().out
+    assert "a[b].csv row 4: time 'x[/y]'" in out
+    assert "w[red]" in out
+
+
+@pytest.mark.parametrize("broken", ["no store", "damaged"])
+def test_overwrite_says_what_it_does_not_replace(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], broken: str
+) -> None:
+    out = tmp_path / "other"
+    out.mkdir()
+    (out / ("note.txt" if broken == "no store" else "manifest.json")).write_text("{")
+    assert run("prepare", "table", table, "--out", out, "--overwrite") == 2
+    assert "choose another name for the weeks, or remove the folder yourself" in capsys.readouterr().err
+    assert len(list(out.iterdir())) == 1

@@ -213,3 +213,24 @@ def test_intervals_meet_readings_in_local_time_or_utc(tmp_path: Path, start: str
     file = table(tmp_path, f"id,start,end,af\na,{start},{end},1\na,2020-01-01,2020-01-02,0\n", "i.csv")
     frame = read_intervals(file, rules_for(file, {"atrial_fibrillation": "af"}), Account())
     assert attach_intervals(weeks, frame, Account(), ["a"], "i.csv").table["atrial_fibrillation"].to_list() == [1]
+
+
+def test_what_is_no_finite_number_meets_no_limit(tmp_path: Path) -> None:
+    account = Account()
+    file = table(tmp_path, "user_id,a1c\n1,Nan\n2,INF\n3,6.6\n4,5\n")
+    found = labels(file, "diabetes=a1c>=6.5", account=account)
+    assert {person: row["diabetes"] for person, row in found.items()} == {"1": None, "2": None, "3": 1, "4": 0}
+    assert account.count("--labels labels.csv", "noted: label not understood") == 2
+
+
+def test_rows_of_nobody_are_counted(tmp_path: Path) -> None:
+    account = Account()
+    labels(table(tmp_path, "user_id,diabetes\n1,1\n,0\n"), account=account)
+    assert account.count("--labels labels.csv", "dropped: no person") == 1
+    assert account.examples["--labels labels.csv", "dropped: no person"] == ["labels.csv row 3"]
+
+
+def test_intervals_that_all_end_before_they_start(tmp_path: Path) -> None:
+    file = table(tmp_path, "user_id,start,end,diabetes\n1,2026-01-02 00:00:00,2026-01-01 00:00:00,1\n")
+    with pytest.raises(HeartnetError, match=r"no interval is left: .* were the two columns swapped"):
+        read_intervals(file, rules_for(file, {}), Account())

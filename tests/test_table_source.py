@@ -281,3 +281,32 @@ def test_fields_that_break_their_line_are_counted_not_lost(tmp_path: Path) -> No
     account = Account()
     assert [row[1:3] for row in rows(write(tmp_path / "a.csv", text), account=account)] == [(5.0, 61.0)]
     assert account.count("rows", "dropped: not the 3 fields of the header") == 2
+
+
+def test_times_without_an_offset_among_times_with_one_are_counted(tmp_path: Path) -> None:
+    with_offset = write(tmp_path / "hr.csv", "time,hr\n2026-01-05 05:30:00+05:30,60\n")
+    without = write(tmp_path / "steps.csv", "time,steps\n2026-01-05 05:30:00,3\n")
+    account = Account()
+    frame = read_table([with_offset, without], TableOptions(), account).frame
+    assert frame["utc_offset"].to_list() == [19_800, 0]
+    what = "noted: time without an offset, where others of the person have one (taken as UTC)"
+    assert account.count("rows", what) == 1
+    assert account.examples["rows", what] == ["steps.csv row 2: time 2026-01-05 05:30:00"]
+    account = Account()
+    read_table([without], TableOptions(), account)
+    assert account.count("rows", what) == 0
+
+
+def test_a_kind_that_no_row_is_of(tmp_path: Path) -> None:
+    file = write(tmp_path / "long.csv", "time,type,value\n2026-01-05 00:00:00,HR,60\n2026-01-05 00:00:01,steps,2\n")
+    options = TableOptions(kind=["type"], value=["value"], kind_heart_rate="HR", kind_steps="stps")
+    with pytest.raises(HeartnetError, match=r"kind 'stps' \(--kind-steps\).* 'steps'\. Did you mean 'steps'"):
+        read_table([file], options, Account())
+
+
+@pytest.mark.parametrize("column", ["time", "user_id", "hr"])
+def test_lists_in_a_column_are_an_error(tmp_path: Path, column: str) -> None:
+    frame = pl.DataFrame({"time": ["2026-01-05 00:00:00"], "user_id": ["a"], "hr": [60]})
+    frame.with_columns(pl.lit([1, 2]).alias(column)).write_parquet(tmp_path / "lists.parquet")
+    with pytest.raises(HeartnetError, match=f"{column}.*List"):
+        read_table([tmp_path / "lists.parquet"], TableOptions(), Account())

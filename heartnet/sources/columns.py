@@ -41,7 +41,8 @@ def find_column(role: str, wanted: Sequence[str], file: TableFile, files: Sequen
         return found[0] if found else None
     plain = {re.sub(r"[ _-]", "", column.lower()): column for column in reversed(file.columns)}
     usual = (re.sub(r"[ _-]", "", name) for name in USUAL_NAMES.get(role, ()))
-    return next((plain[name] for name in usual if name in plain), None)
+    name = next((plain[name] for name in usual if name in plain), None)
+    return None if name is None else file.find(name, option(role))
 
 
 def find_time(file: TableFile, files: Sequence[TableFile], wanted: Sequence[str]) -> list[str]:

@@ -109,20 +109,30 @@ class TableFile:
         if progress is not None:
             progress(size - done)
         if total == 0:
-            raise HeartnetError(f"{self.name} has column names and no rows that fit them: nothing to read")
+            places = account.examples.get((stage, self._ragged()), [])
+            example = f"; for example {places[0]} (expected {len(self.columns)} fields)" if places else ""
+            raise HeartnetError(f"{self.name} has column names and no rows that fit them: nothing to read{example}")
 
     def sha256(self) -> str:
         """Return the checksum of the file, for provenance."""
         with _reading(self.path), self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    def _ragged(self) -> str:
+        return f"dropped: not the {len(self.columns)} fields of the header"
+
     def _text_header(self) -> tuple[str, ...]:
         for lines, _, _ in _blocks(self.path):
             text = _decode(lines, self.name, 1)
             header = next((line for line in text.split("\n") if line.strip()), None)
             if header is not None:
+                header = header.rstrip("\r")
+                if "\r" in header:
+                    raise HeartnetError(
+                        f"{self.name} ends its lines as old Macs did (CR); convert it, for example with: tr '\\r' '\\n'"
+                    )
                 self._separator = max(",;\t|", key=header.count)
-                return tuple(next(csv.reader([header.rstrip("\r")], delimiter=self._separator)))
+                return tuple(next(csv.reader([header], delimiter=self._separator)))
         raise HeartnetError(f"{self.name} is empty: nothing to read")
 
     def _text_chunks(self, indices: list[int], account: Account, stage: str) -> Iterator[tuple[Chunk, int]]:
@@ -137,11 +147,10 @@ class TableFile:
             ragged = rows[~fits]
             if len(ragged):
                 account.add(stage, "in", len(ragged))
-                what = f"dropped: not the {len(self.columns)} fields of the header"
                 places = [
                     f"{self.name} row {first_row + row}: {split.text(row)!r}" for row in ragged[: account.max_examples]
                 ]
-                account.bad(stage, what, len(ragged), places)
+                account.bad(stage, self._ragged(), len(ragged), places)
             rows = rows[fits]
             if len(rows):
                 yield Chunk(self._parse(split.only(rows), indices, len(rows)), rows + first_row), position

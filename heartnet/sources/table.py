@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from heartnet.account import Account
-from heartnet.errors import HeartnetError
+from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.readings import RAW_SCHEMA, RawReadings
 from heartnet.sources.columns import DEFAULT_USER, find_column, find_time, listing, option, require_somewhere
 from heartnet.sources.files import Chunk, TableFile
@@ -27,6 +27,8 @@ from heartnet.sources.times import is_numeric, parse_times
 
 FileProgress = Callable[[TableFile, int], None]
 """Told the file and how many of its bytes were read since the last call."""
+
+_OTHER_KIND = ("values", "noted: rows of another kind")
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,28 @@ def read_table(
             any_time = any_time or frame.height > 0
             frames.append(frame.with_columns(pl.lit(index, pl.UInt16).alias("file")).select(RAW_SCHEMA.names()))
     columns = [{"file": plan.file.name, **plan.as_json()} for plan in plans]
-    return RawReadings(pl.concat(frames), tuple(file.name for file in files), {"columns": columns})
+    raw = RawReadings(pl.concat(frames), tuple(file.name for file in files), {"columns": columns})
+    _check_kinds(raw, options, account)
+    return _with_offsets(raw, account)
+
+
+def _check_kinds(raw: RawReadings, options: TableOptions, account: Account) -> None:
+    """Raise if no row is of a kind that an option names."""
+    for channel, kind in (("heart_rate", options.kind_heart_rate), ("steps", options.kind_steps)):
+        if kind is not None and raw.frame[channel].is_null().all():
+            others = account.examples.get(_OTHER_KIND, [])
+            there = f" Other kinds are {', '.join(map(repr, others))}.{did_you_mean(kind, others)}" if others else ""
+            name = option(f"kind_{channel}")
+            raise HeartnetError(f"{', '.join(raw.files)}: no row of the kind {kind!r} ({name}) has a number.{there}")
+
+
+def _with_offsets(raw: RawReadings, account: Account) -> RawReadings:
+    """Take times without an offset as UTC, and count them where others of the same person have one."""
+    without = pl.col("utc_offset").is_null()
+    mixed = raw.frame.select(without & ~without.all().over("user_id")).to_series()
+    what = "noted: time without an offset, where others of the person have one (taken as UTC)"
+    account.bad("rows", what, int(mixed.sum()), raw.places(mixed, "time", account.max_examples))
+    return replace(raw, frame=raw.frame.with_columns(pl.col("utc_offset").fill_null(0)))
 
 
 def _plans(files: Sequence[TableFile], options: TableOptions) -> list[_Plan]:
@@ -193,7 +216,7 @@ def _readings(
         {
             "user_id": user,
             "time": time,
-            "utc_offset": offset.fill_null(0),
+            "utc_offset": offset,
             "heart_rate": values.get("heart_rate", missing),
             "steps": values.get("steps", missing),
             "row": chunk.rows,
@@ -209,8 +232,7 @@ def _values(plan: _Plan, chunk: Chunk, where: _Places, kept: pl.Series, account:
     kind = _text(chunk.frame, plan.kind)
     other = ~kind.is_in(list(plan.channels.values())).fill_null(False)
     account.note(
-        "values",
-        "noted: rows of another kind",
+        *_OTHER_KIND,
         int((other & kept).sum()),
         kind.filter(other).unique().drop_nulls().to_list()[:3],
     )
@@ -228,7 +250,10 @@ def _numbers(frame: pl.DataFrame, column: str, where: _Places, kept: pl.Series, 
 
 
 def _text(frame: pl.DataFrame, column: str | None) -> pl.Series:
-    text = frame[column or ""].cast(pl.String).str.strip_chars()
+    series = frame[column or ""]
+    if series.dtype.is_nested():
+        raise HeartnetError(f"column {column!r} holds {series.dtype}, expected text or numbers")
+    text = series.cast(pl.String).str.strip_chars()
     return text.set(text == "", None)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from heartnet.errors import HeartnetError
+
 UNITS = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001}
 """Microseconds in a unit of `--time-unit`."""
 
@@ -27,6 +29,11 @@ def parse_times(
     Returns:
         Datetime in microseconds, null where not readable; and Int32 seconds, null where no offset is written.
     """
+    for column in columns:
+        if column.dtype.is_nested():
+            raise HeartnetError(
+                f"the times of column {column.name!r} are {column.dtype}, expected times, text or numbers"
+            )
     if len(columns) == 1 and isinstance(columns[0].dtype, pl.Datetime):
         return _from_datetimes(columns[0])
     if unit is not None:
@@ -76,11 +83,14 @@ def _join(columns: Sequence[pl.Series]) -> pl.Series:
 
 
 def _from_format(text: pl.Series, time_format: str) -> tuple[pl.Series, pl.Series]:
-    dtype = pl.Datetime("us")
+    try:
+        time = text.str.strptime(pl.Datetime("us"), time_format, strict=False)
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise HeartnetError(f"--time-format {time_format!r} cannot be used: {reason}") from error
     if "%z" not in time_format:
-        return text.str.strptime(dtype, time_format, strict=False), _no_offset(text)
-    time = text.str.strptime(dtype, time_format, strict=False).dt.replace_time_zone(None)
-    return time, _offsets(text)
+        return time, _no_offset(text)
+    return time.dt.replace_time_zone(None), _offsets(text)
 
 
 def _from_iso(text: pl.Series) -> tuple[pl.Series, pl.Series]:

@@ -83,6 +83,13 @@ def check_together(values: Mapping[str, Any]) -> None:
     seed, checkpoint = values["seed"], values["ckpt_path"]
     if seed is not None and not 0 <= seed < 2**32:
         raise HeartnetError(f"seed={seed}: must be null or from 0 to {2**32 - 1}")
+    trainer = values["trainer"]
+    if trainer.get("overfit_batches"):
+        raise HeartnetError(
+            "trainer.overfit_batches replaces the sampler that makes the batches; use +trainer.limit_train_batches=N"
+        )
+    if values["test"] and trainer.get("limit_test_batches") == 0:
+        raise HeartnetError("trainer.limit_test_batches=0 leaves nothing to score; use test=false")
     if values["cross_validate"] and not values["data"].get("folds"):
         raise HeartnetError("cross_validate=true needs a number of folds, for example data.folds=5")
     if checkpoint is None:

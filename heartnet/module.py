@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -51,6 +52,9 @@ class HeartnetModule(pl.LightningModule):
         augmentation: of training batches; `crop` readings of `heartnet.augment.random_crop`, and the strengths of
             `augment`; none by default.
         seed: randomness of epoch `e` is a function of `seed` and `e` alone, so a resumed run is the same run.
+
+    Raises:
+        HeartnetError: a learning rate, weight decay or augmentation that cannot work.
     """
 
     def __init__(
@@ -69,6 +73,9 @@ class HeartnetModule(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        for name, value in {"learning_rate": learning_rate, "weight_decay": weight_decay}.items():
+            if not 0 <= value < math.inf:
+                raise HeartnetError(f"module.{name}={value}: must be a number of 0 or more")
         self.network = network
         self.kind = kind
         self.targets = tuple(targets)
@@ -251,6 +258,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise HeartnetError(f"{path}: no such checkpoint; a run keeps its own in checkpoints/, the newest as last.ckpt")
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # `torch.load` itself does not look at checksums
+        if damaged is not None:
+            raise ValueError(f"{damaged} in it does not match its checksum")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a damaged file
         raise HeartnetError(f"{path}: not a checkpoint that can be read ({error})") from error

@@ -45,21 +45,26 @@ def predictions_frame(
 def read_predictions(folder: Path) -> pl.DataFrame:
     """Return all predictions in a run's folder and its folds, the network's first."""
     files = sorted(folder.rglob("predictions*.parquet"))
-    return pl.concat([pl.read_parquet(file) for file in files])
+    return pl.concat([pl.read_parquet(file, glob=False) for file in files])
 
 
 def score_table(predictions: pl.DataFrame, kind: str) -> pl.DataFrame:
     """Return one row a target and model, with `weeks`, `users` and the scores.
 
     Scores are `positive_weeks`, `auroc` and `average_precision` for conditions; `mae` and `r2` for synthetic targets.
-    A score that is not defined (one class only; R² of one value only) is null. Missing targets are left out.
+    A score that is not defined (one class only; R² of one value only; predictions that are not finite, of a network
+    that diverged) is null. Missing targets are left out.
     """
     rows = []
     known = predictions.drop_nulls("value")
     for (target, model), part in known.group_by(["target", "model"], maintain_order=True):
         value, score = part["value"].to_numpy().astype(np.float64), part["score"].to_numpy().astype(np.float64)
         row = {"target": target, "model": model, "weeks": len(part), "users": part["user_id"].n_unique()}
-        if kind == "conditions":
+        if not np.isfinite(score).all():
+            names = ("auroc", "average_precision") if kind == "conditions" else ("mae", "r2")
+            row |= {"positive_weeks": int(value.sum())} if kind == "conditions" else {}
+            row |= dict.fromkeys(names)
+        elif kind == "conditions":
             both = 0 < value.sum() < len(value)
             row |= {
                 "positive_weeks": int(value.sum()),

@@ -477,6 +477,15 @@ def test_damaged_checkpoints_are_said(checkpoint: Path, tmp_path: Path, change: 
         HeartnetModule.from_checkpoint(tmp_path / "damaged.ckpt")
 
 
+def test_other_weights_in_a_checkpoint_are_noticed(checkpoint: Path, tmp_path: Path) -> None:
+    content = bytearray(checkpoint.read_bytes())
+    weights = next(iter(torch.load(checkpoint)["state_dict"].values())).numpy().tobytes()
+    content[content.index(weights)] ^= 1
+    (tmp_path / "flipped.ckpt").write_bytes(content)
+    with pytest.raises(HeartnetError, match=r"flipped\.ckpt: not a checkpoint that can be read .* match its checksum"):
+        load_checkpoint(tmp_path / "flipped.ckpt")
+
+
 class Malicious:
     def __init__(self, sign: Path) -> None:
         self.sign = sign

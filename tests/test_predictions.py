@@ -75,6 +75,25 @@ def test_what_is_not_defined_is_null(kind: str, scores: tuple[str, ...]) -> None
     assert found["weeks"] == 2
 
 
+@pytest.mark.parametrize("kind", ["conditions", "synthetic"])
+def test_a_network_that_diverged_has_no_scores(kind: str) -> None:
+    diverged = pl.DataFrame({
+        "model": NETWORK, "user_id": ["a", "b"], "target": "one", "value": [0.0, 1.0], "score": [0.2, float("nan")]
+    })  # fmt: skip
+    trusted = diverged.with_columns(model=pl.lit("metadata"), score=pl.lit(0.5))
+    found = score_table(pl.concat([diverged, trusted]), kind)
+    for name in ("auroc", "average_precision") if kind == "conditions" else ("mae", "r2"):
+        assert found[name].is_null().to_list() == [True, False]
+
+
+def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "run [a]"
+    folder.mkdir()
+    frame = pl.DataFrame({"model": [NETWORK]})
+    frame.write_parquet(folder / "predictions.parquet")
+    assert read_predictions(folder).equals(frame)
+
+
 def test_one_row_a_week_target_and_model(make_weeks: MakeWeeks, tmp_path: Path) -> None:
     weeks = make_weeks(users=6, missing=0.3)
     data = WeeksDataModule(weeks, Conditions())

@@ -262,6 +262,8 @@ def _cures(each: Memory, settings: Mapping[str, object]) -> tuple[str, ...]:
         return ()
     if each.gradient == "zero":
         return ("model.activation=leaky_relu",) if settings.get("model.activation") == "relu" else ()
+    if each.decades is None:
+        return ()
     # One change at a time, and first the one that helps by itself: without it, another readout forgets as before.
     if settings.get("model.forget_bias", "chrono") != "chrono":
         return ("model.forget_bias=chrono",)

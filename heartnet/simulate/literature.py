@@ -113,11 +113,11 @@ TRAITS: tuple[Trait, ...] = (
     ),
     Trait(
         "circadian_swing", "bpm, peak to trough", 9.0, 3.0, 0.0, 25.0, log=False, age=-0.4, male=0.0, bmi=-0.3,
-        source="assumed: sleeping rates 8-12 bpm under quiet waking ones, as in shared/data/applewatch",
+        source="assumed: sleeping rates 8-12 bpm under quiet waking ones, as in recording P355472 (README)",
     ),
     Trait(
         "night_scatter", "bpm", 2.3, 0.27, 0.8, 15.0, log=True, age=-0.02, male=0.0, bmi=0.0,
-        source="assumed: spread of one reading asleep; neighbours in shared/data/applewatch differ by 2.9, √2 times 2",
+        source="assumed: spread of one reading asleep; neighbours in recording P355472 (README) differ by 2.9, √2 times 2",
     ),
     Trait(
         "recovery_time", "s", 75.0, 0.30, 20.0, 400.0, log=True, age=0.06, male=-0.04, bmi=0.05,
@@ -134,7 +134,7 @@ TRAITS: tuple[Trait, ...] = (
     ),
     Trait(
         "walking_rise", "bpm", 20.0, 5.0, 5.0, 50.0, log=False, age=0.5, male=-1.5, bmi=1.5,
-        source="assumed: from sitting to an easy walk, as in shared/data/applewatch",
+        source="assumed: from sitting to an easy walk, as in recording P355472 (README)",
     ),
     Trait(
         "sleep_hours", "h", 7.0, 0.75, 4.0, 10.0, log=False, age=-0.05, male=-0.15, bmi=-0.08,

@@ -24,7 +24,7 @@ def attach_people(
         people: as from `heartnet.labels.read_people`.
         account: notes who is in one and not in the other.
         everyone: the people of the readings, also those without a week.
-        source: name of the file, for messages.
+        source: option and name of the file, for messages and the account.
 
     Raises:
         HeartnetError: if none of `people` is in the readings; with a strict account, if one is not.

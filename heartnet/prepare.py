@@ -122,7 +122,7 @@ def _people(arguments: argparse.Namespace, account: Account) -> list[Join]:
     if arguments.people is None:
         return []
     file = TableFile(arguments.people)
-    return [(attach_people, read_people(file, account, vars(arguments)), file.name)]
+    return [(attach_people, read_people(file, account, vars(arguments)), f"--people {file.name}")]
 
 
 def _labels(arguments: argparse.Namespace, account: Account) -> list[Join]:
@@ -134,7 +134,7 @@ def _labels(arguments: argparse.Namespace, account: Account) -> list[Join]:
     joins: list[Join] = []
     if "labels" in files and rules["labels"]:
         labels = read_labels(files["labels"], rules["labels"], account, arguments.user_id)
-        joins.append((attach_labels, labels, files["labels"].name))
+        joins.append((attach_labels, labels, f"--labels {files['labels'].name}"))
     if "label_intervals" in files and rules["label_intervals"]:
         intervals = read_intervals(
             files["label_intervals"],
@@ -145,7 +145,7 @@ def _labels(arguments: argparse.Namespace, account: Account) -> list[Join]:
             time_format=arguments.time_format,
             time_unit=arguments.time_unit,
         )
-        joins.append((attach_intervals, intervals, files["label_intervals"].name))
+        joins.append((attach_intervals, intervals, f"--label-intervals {files['label_intervals'].name}"))
     return joins
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import heartnet.readings
 from heartnet.cli import main
-from heartnet.store import open_store
+from heartnet.store import open_store, read_manifest
 
 HOURS = 30
 
@@ -235,3 +235,19 @@ def test_overwrite_says_what_it_does_not_replace(
     assert run("prepare", "table", table, "--out", out, "--overwrite") == 2
     assert "choose another name for the weeks, or remove the folder yourself" in capsys.readouterr().err
     assert len(list(out.iterdir())) == 1
+
+
+def test_a_file_of_labels_and_metadata_is_counted_once_for_each(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = tmp_path / "bio.csv"
+    both.write_text("user_id,age,diabetes\nann,50,1\nnobody,60,0\n")
+    words = ["--people", both, "--labels", both, "--min-wear-hours", 0]
+    assert run("prepare", "table", table, "--out", tmp_path / "both", *words) == 0
+    entries = read_manifest(tmp_path / "both")["account"]
+    unknown = {each["what"]: each["count"] for each in entries if "not in the readings" in each["what"]}
+    assert unknown == {
+        "noted: in --people bio.csv and not in the readings": 1,
+        "noted: in --labels bio.csv and not in the readings": 1,
+    }
+    capsys.readouterr()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import secrets
@@ -11,6 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# Threads that spin while they wait make an LSTM ten times slower as soon as another program wants a core.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, to be explained, instead of being cut short
 
 import hydra
@@ -122,6 +125,7 @@ def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetMo
     import pytorch_lightning as lightning
 
     from heartnet import terminal
+    from heartnet.metrics import SCORES
     from heartnet.module import load_checkpoint
 
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -137,9 +141,21 @@ def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetMo
             f"checkpoint.monitor={config.checkpoint.monitor}: no week is in the validation split; "
             "set checkpoint.monitor=null, or raise data.val_share"
         )
+    known = [
+        "train/loss",
+        "val/loss",
+        *(f"val/{score}/{name}" for score in SCORES[data.task.kind] for name in data.targets),
+    ]
+    if (monitor := config.checkpoint.get("monitor")) is not None and monitor not in known:
+        raise HeartnetError(
+            f"checkpoint.monitor={monitor}: there is {', '.join(known)}, or null.{did_you_mean(monitor, known)}"
+        )
     module = build_module(config, data)
     if config.ckpt_path:
-        module.on_load_checkpoint(load_checkpoint(Path(config.ckpt_path)))
+        checkpoint = load_checkpoint(Path(config.ckpt_path))
+        module.on_load_checkpoint(checkpoint)
+        if (done := checkpoint.get("epoch", -1) + 1) >= (trainer.max_epochs or math.inf) > 0:
+            terminal.print_line(f"All {done} epochs are done; to train on, raise trainer.max_epochs.")
     return data, module, trainer
 
 
@@ -284,6 +300,8 @@ def explain(error: Exception) -> str | None:
         return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
     if type(error).__name__ == "MisconfigurationException":  # by name: this file does not import Lightning
         return str(error)
+    if isinstance(error, ValueError) and "group override" in str(error):  # Hydra's, for +callbacks=null
+        return explain_overrides(sys.argv[1:]) or str(error)
     if type(error).__name__ == "OutOfMemoryError":
         return f"the accelerator's memory is full; lower data.batch_size ({last_line(error)})"
     return None
@@ -324,7 +342,7 @@ def explain_group(override: Override) -> str | None:
     group, there = override.key_or_group, options_of(override.key_or_group)
     chosen = [name for value in values_of(override) for name in (value if isinstance(value, list) else [value])]
     for name in chosen:
-        if not isinstance(name, str) and name is not None:
+        if not isinstance(name, str) and (name is not None or override.is_add()):
             return f"{override.input_line}: a group takes the name of a file; {there_are(group)}"
         if name is not None and name not in there:
             return f"{group}={name}: there is no such file in conf/{group}; {there_are(group, name)}"

@@ -11,6 +11,7 @@ import pytorch_lightning as lightning
 from heartnet.baselines import FEATURES, baseline_scores
 from heartnet.datamodule import WeeksDataModule
 from heartnet.errors import HeartnetError, did_you_mean
+from heartnet.metrics import SCORES
 from heartnet.predictions import predictions_frame, score_table
 
 
@@ -46,7 +47,7 @@ class Baseline(lightning.Callback):
         predictions = pl.concat(frames)
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         predictions.write_parquet(folder / "predictions_baseline.parquet")
-        names = ("auroc", "average_precision") if data.task.kind == "conditions" else ("mae", "r2")
+        names = SCORES[data.task.kind]
         for row in score_table(predictions, data.task.kind).iter_rows(named=True):
             found_scores = {f"baseline/{row['model']}/{n}/{row['target']}": row[n] for n in names if row[n] is not None}
             pl_module.log_dict(found_scores, rank_zero_only=True)

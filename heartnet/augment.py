@@ -30,6 +30,8 @@ def check_augmentation(strengths: Mapping[str, float]) -> dict[str, float]:
             )
         if not 0 <= value < math.inf or (name == "ectopy" and value > 1):
             raise HeartnetError(f"module.augmentation.{name}={value}: must be a number of 0 or more, ectopy at most 1")
+        if name == "crop" and value != int(value):
+            raise HeartnetError(f"module.augmentation.crop={value}: must be a whole number of readings")
     return AUGMENTATIONS | dict(strengths)
 
 

@@ -66,6 +66,12 @@ def rules_for(file: TableFile, expressions: Mapping[str, str]) -> list[Rule]:
     """
     if not expressions:
         plain = {re.sub(r"[ -]", "_", column.lower()): column for column in file.columns}
+        for name, column in plain.items():
+            if name not in CONDITIONS and difflib.get_close_matches(name, CONDITIONS, n=1, cutoff=0.8):
+                raise HeartnetError(
+                    f"{file.name}: column {column!r} is almost the name of a condition."
+                    f"{did_you_mean(name, CONDITIONS)} Rename it, or say with --condition which columns are labels"
+                )
         return [Rule(name, file.find(plain[name], "labels")) for name in CONDITIONS if name in plain]
     found = (_rule(name, expression, file) for name, expression in expressions.items())
     return [rule for rule in found if rule is not None]

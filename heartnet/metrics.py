@@ -9,6 +9,9 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 from torchmetrics.functional.regression import mean_absolute_error, r2_score
 
+SCORES: dict[str, tuple[str, str]] = {"conditions": ("auroc", "average_precision"), "synthetic": ("mae", "r2")}
+"""Names of the scores by kind of task."""
+
 
 class TargetScores(Metric):
     """Collect scores and targets of a split, then compute AUROC and average precision (conditions) or MAE and R².

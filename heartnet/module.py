@@ -29,6 +29,12 @@ missing), `index` [batch] (row of the week)."""
 
 Schedule = Literal["one_cycle", "constant"]
 
+_TRAINING = ("learning_rate", "weight_decay", "schedule", "augmentation", "seed")
+"""Attributes that decide how training goes on, so that a resumed run is the same run."""
+
+_RESUMABLE = ("pytorch-lightning_version", "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks")
+"""What Lightning needs of a checkpoint to go on training."""
+
 
 class HeartnetModule(pl.LightningModule):
     """Trains a network on conditions (cross-entropy) or synthetic targets (squared error), skipping missing targets.
@@ -194,16 +200,17 @@ class HeartnetModule(pl.LightningModule):
             "kind": self.kind,
             "targets": list(self.targets),
             "scaling": self.scaling.as_dict(),
+            "module": {name: getattr(self, name) for name in _TRAINING},
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["heartnet"] = self._description()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model or other data.
+        """Refuse a checkpoint of another model, other data or another way of training, or an incomplete one.
 
         Raises:
-            HeartnetError: naming the first thing that differs.
+            HeartnetError: naming the first thing that differs or is missing.
         """
         found, expected = checkpoint.get("heartnet"), self._description()
         if found is None:
@@ -212,6 +219,14 @@ class HeartnetModule(pl.LightningModule):
             raise HeartnetError(
                 f"the checkpoint's {key} is {theirs}, this run's is {ours}; "
                 "resume with the overrides that the run was started with (they stand in its config.yaml)"
+            )
+        weights = checkpoint.get("state_dict", {})
+        missing = [key for key in _RESUMABLE if key not in checkpoint]
+        missing += [key for key in self.state_dict() if key not in weights]
+        if missing:
+            raise HeartnetError(
+                f"the checkpoint lacks {missing[0]}, so training cannot go on from it; take checkpoints/last.ckpt, "
+                "and save with checkpoint.save_weights_only=false"
             )
 
     @classmethod

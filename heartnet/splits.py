@@ -88,5 +88,5 @@ def _check(count: int, val_share: float, test_share: float, folds: int | None, f
         instead = "; data.split_by=week splits the weeks instead (scores then say nothing about new people)"
         raise HeartnetError(
             f"the data holds {count} {people} with a known target, too few to split into train, val and test"
-            f"{'' if unit == 'week' else instead}"
+            f"{'; three are needed: prepare them shorter, for example --by 256' if unit == 'week' else instead}"
         )

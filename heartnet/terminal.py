@@ -15,6 +15,7 @@ from rich.table import Table
 
 from heartnet.datamodule import WeeksDataModule
 from heartnet.findings import Status, findings_table, latest, read_jsonl
+from heartnet.metrics import SCORES
 from heartnet.predictions import read_predictions, score_table
 from heartnet.splits import SPLITS
 
@@ -75,7 +76,7 @@ def print_scores(folder: Path, data: WeeksDataModule) -> None:
     predictions = read_predictions(folder)
     conditions = data.task.kind == "conditions"
     scores = score_table(predictions, data.task.kind)
-    first, second = ("auroc", "average_precision") if conditions else ("mae", "r2")
+    first, second = SCORES[data.task.kind]
     title = "Test scores" + (" on SIMULATED weeks" if data.weeks.simulated else "")
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(f"{_NAMES[first]} ({_NAMES[second]})", no_wrap=True)
@@ -94,6 +95,10 @@ def print_scores(folder: Path, data: WeeksDataModule) -> None:
         mean = scores.group_by("model").agg(pl.col(first, second).mean())
         table.add_row("mean", "", *_cells(mean, models, first, second))
     _console.print(table)
+    for (model,), part in predictions.group_by("model", maintain_order=True):
+        wrong = part.filter(~pl.col("score").is_finite())["week"].n_unique()
+        if wrong:
+            print_line(f"{model}: NaN or infinite for {wrong} of {part['week'].n_unique()} weeks, so it has diverged.")
 
 
 _NAMES = {"auroc": "AUROC", "average_precision": "AP", "mae": "MAE", "r2": "R²"}

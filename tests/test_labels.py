@@ -234,3 +234,9 @@ def test_intervals_that_all_end_before_they_start(tmp_path: Path) -> None:
     file = table(tmp_path, "user_id,start,end,diabetes\n1,2026-01-02 00:00:00,2026-01-01 00:00:00,1\n")
     with pytest.raises(HeartnetError, match=r"no interval is left: .* were the two columns swapped"):
         read_intervals(file, rules_for(file, {}), Account())
+
+
+def test_a_column_that_is_almost_a_condition_is_not_dropped(tmp_path: Path) -> None:
+    file = table(tmp_path, "user_id,diabtes,hypertension\n1,1,0\n")
+    with pytest.raises(HeartnetError, match=r"'diabtes' is almost the name of a condition\. Did you mean 'diabetes'"):
+        labels(file)

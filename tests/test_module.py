@@ -436,6 +436,30 @@ def test_a_checkpoint_of_another_run_is_refused(
         trainer_of(tmp_path).fit(module, datamodule=data, ckpt_path=str(checkpoint))
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"learning_rate": 0.5}, r"the checkpoint's module\.learning_rate is .*, this run's is 0\.5"),
+        ({"seed": 7}, r"the checkpoint's module\.seed is .*, this run's is 7"),
+    ],
+)
+def test_a_checkpoint_of_other_training_is_refused(
+    data: WeeksDataModule, checkpoint: Path, option: dict[str, Any], words: str
+) -> None:
+    module = module_of(data, {"metadata": "lstm_state"})
+    for name, value in option.items():
+        setattr(module, name, value)
+    with pytest.raises(HeartnetError, match=words):
+        module.on_load_checkpoint(torch.load(checkpoint))
+
+
+@pytest.mark.parametrize("lost", ["optimizer_states", "loops", "state_dict"])
+def test_an_incomplete_checkpoint_is_refused(data: WeeksDataModule, checkpoint: Path, lost: str) -> None:
+    saved = {name: value for name, value in torch.load(checkpoint).items() if name != lost}
+    with pytest.raises(HeartnetError, match=f"the checkpoint lacks {lost}, so training cannot go on"):
+        module_of(data, {"metadata": "lstm_state"}).on_load_checkpoint(saved)
+
+
 def test_a_checkpoint_from_elsewhere_is_refused(data: WeeksDataModule, checkpoint: Path, tmp_path: Path) -> None:
     foreign = {name: value for name, value in torch.load(checkpoint).items() if name != "heartnet"}
     torch.save(foreign, tmp_path / "foreign.ckpt")

@@ -117,7 +117,7 @@ TRAITS: tuple[Trait, ...] = (
     ),
     Trait(
         "night_scatter", "bpm", 2.3, 0.27, 0.8, 15.0, log=True, age=-0.02, male=0.0, bmi=0.0,
-        source="assumed: spread of one reading asleep; neighbours in recording P355472 (README) differ by 2.9, √2 times 2",
+        source="assumed: spread of one reading asleep; neighbours in P355472 (README) differ by 2.9, √2 times 2",
     ),
     Trait(
         "recovery_time", "s", 75.0, 0.30, 20.0, 400.0, log=True, age=0.06, male=-0.04, bmi=0.05,

@@ -60,7 +60,7 @@ def find_time(file: TableFile, files: Sequence[TableFile], wanted: Sequence[str]
     if column is None:
         raise HeartnetError(
             f"{file.name} has no column of times{' as named by --time' if wanted else ' under a known name'}; name it "
-            f"with --time COL, or two of them with --time DATE+CLOCK. {listing(file)}"
+            f"with --time COL, or two of them with --time DATE+CLOCK; repeat --time where files differ. {listing(file)}"
         )
     return [column]
 

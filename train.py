@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Threads that spin while they wait make an LSTM ten times slower as soon as another program wants a core.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, to be explained, instead of being cut short
 
 import hydra
@@ -123,11 +121,14 @@ def train(config: DictConfig, folder: Path) -> int:
 def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetModule, Trainer]:
     """Seed, and make everything that training needs."""
     import pytorch_lightning as lightning
+    import torch
 
     from heartnet import terminal
     from heartnet.metrics import SCORES
     from heartnet.module import load_checkpoint
 
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     trainer = build_trainer(config, folder)
     if trainer.world_size != 1:

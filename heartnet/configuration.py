@@ -26,6 +26,7 @@ NODES: dict[str, tuple[str, ...]] = {
 
 OPTIONS: dict[str, Any] = {
     "seed": int | None,
+    "threads": int | None,
     "ckpt_path": str | None,
     "cross_validate": bool,
     "test": bool,
@@ -83,6 +84,8 @@ def check_together(values: Mapping[str, Any]) -> None:
     seed, checkpoint = values["seed"], values["ckpt_path"]
     if seed is not None and not 0 <= seed < 2**32:
         raise HeartnetError(f"seed={seed}: must be null or from 0 to {2**32 - 1}")
+    if values["threads"] is not None and values["threads"] < 1:
+        raise HeartnetError(f"threads={values['threads']}: must be null or at least 1")
     trainer = values["trainer"]
     if trainer.get("overfit_batches"):
         raise HeartnetError(

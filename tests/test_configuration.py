@@ -70,6 +70,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
         ("+trainer.limit_train=1", ["trainer.limit_train: Trainer takes no such argument", "'limit_train_batches'?"]),
         ("data.usres=3", ["data.usres: no such key", "'users'?"]),
         ("module.augmentation.levle=1", ["module.augmentation has crop, level, gain, ectopy", "'level'?"]),
+        ("threads=0", ["threads=0: must be null or at least 1"]),
         ("+callbacks=null", ["a group takes the name of a file; there are all, amnesia"]),
         ("data.users=6 checkpoint.monitor=val/los", ["checkpoint.monitor=val/los: there is train/loss", "'val/loss'?"]),
         ("module.augmentation.crop=0.5", ["crop=0.5: must be a whole number"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, get_args
@@ -11,6 +12,9 @@ import polars as pl
 import pytest
 from beartype import beartype
 from jaxtyping import AbstractArray, install_import_hook
+
+# Before torch is imported: several tests at a time with several threads each get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def check_shapes(function: Any) -> Any:

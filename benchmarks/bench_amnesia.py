@@ -5,7 +5,8 @@
 Alternates in one process, on the full DeepHeart with random inputs:
 
 - `pass`: one forward, one backward of one logit a week to the inputs, in float64, on a copy made beforehand;
-- `float64`, `float32`: `amnesia_profile`, all anchors and outputs, the copying and the averaging included.
+- `float64`, `float32`: `amnesia_profile`, all anchors and outputs, the copying and the averaging included;
+- `one logit`: the same in float64 of one anchor of a network with one output, the work that `pass` does.
 
 Prints the median of each in seconds, the ratio to `pass`, the rows a second, and the figure's own time.
 """
@@ -20,6 +21,7 @@ from collections.abc import Callable
 
 import torch
 
+from heartnet.conditions import CONDITIONS
 from heartnet.diagnostics.amnesia import ANCHORS, amnesia_profile
 from heartnet.diagnostics.isolate import isolated
 from heartnet.diagnostics.probe import Probe
@@ -37,11 +39,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     probe = make_probe(options.weeks, options.readings)
+    single = make_probe(options.weeks, options.readings, outputs=("diabetes",))
     rows = options.weeks * len(ANCHORS) * len(probe.outputs)
     contenders: dict[str, Callable[[], object]] = {
         "pass": lambda: one_pass(probe),
         "float64": lambda: amnesia_profile(probe, dtype=torch.float64),
         "float32": lambda: amnesia_profile(probe, dtype=torch.float32),
+        "one logit": lambda: amnesia_profile(single, ["midpoint"]),
     }
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(options.repeats):
@@ -56,22 +60,22 @@ def main() -> None:
     base = statistics.median(seconds["pass"])
     for name, times in seconds.items():
         median = statistics.median(times)
-        done = options.weeks if name == "pass" else rows
-        print(f"{name:8} {median:8.2f} s   {median / base:5.2f} × pass   {done / median:6.2f} rows/s")
+        done = options.weeks if name in ("pass", "one logit") else rows
+        print(f"{name:9} {median:8.2f} s   {median / base:5.2f} × pass   {done / median:6.2f} rows/s")
     profile = amnesia_profile(probe, ["midpoint"], dtype=torch.float32)
     start = time.perf_counter()
     amnesia_figure(profile, profile).canvas.draw()
-    print(f"figure   {time.perf_counter() - start:8.2f} s")
+    print(f"figure    {time.perf_counter() - start:8.2f} s")
 
 
-def make_probe(weeks: int, readings: int) -> Probe:
+def make_probe(weeks: int, readings: int, outputs: tuple[str, ...] = CONDITIONS) -> Probe:
     lengths = torch.full((weeks,), readings)
     return Probe(
-        network=DeepHeart(forget_bias="chrono"),
+        network=DeepHeart(outputs=len(outputs), forget_bias="chrono"),
         inputs=torch.randn(weeks, readings, 3),
         rest=(lengths,),
         lengths=lengths,
-        outputs=("diabetes", "sleep_apnea", "high_blood_pressure", "high_cholesterol"),
+        outputs=outputs,
         channels=("heart_rate", "steps", "dt"),
         dt=torch.full((weeks, readings), 300.0),
     )

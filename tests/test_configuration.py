@@ -229,14 +229,23 @@ def test_experiments_compose_and_their_nodes_can_be_made(experiment: str, tmp_pa
 def test_forget_biases(value: str) -> None:
     config = compose("model=compact", f"model.forget_bias={value}")
     check(plain(config))
-    instantiate(config.model, _convert_="all")
+    made = instantiate(config.model, _convert_="all")
+    assert str(made.arguments["forget_bias"]) == value
 
 
 @pytest.mark.parametrize(
-    "override", ["+trainer.limit_train_batches=2", "+trainer.limit_val_batches=0.5", "seed=null", "data.folds=5"]
+    ("override", "value"),
+    [
+        ("+trainer.limit_train_batches=2", 2),
+        ("+trainer.limit_val_batches=0.5", 0.5),
+        ("seed=null", None),
+        ("data.folds=5", 5),
+    ],
 )
-def test_what_fits_passes(override: str) -> None:
-    check(plain(compose(override)))
+def test_what_fits_passes(override: str, value: object) -> None:
+    config = compose(override)
+    check(plain(config))
+    assert OmegaConf.select(config, override.strip("+").partition("=")[0]) == value
 
 
 class Options(TypedDict, total=False):

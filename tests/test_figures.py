@@ -94,7 +94,9 @@ def test_underflow_and_zeros_are_drawn_at_the_bottom_and_said() -> None:
 def test_what_is_not_finite_can_still_be_drawn(value: float) -> None:
     profile = profile_of(0.01)
     at = replace(profile.anchors[0], magnitude=np.full_like(profile.anchors[0].magnitude, value))
-    render(amnesia_figure(replace(profile, anchors=(at,)), profile))
+    figure = amnesia_figure(replace(profile, anchors=(at,)), profile)
+    assert all(0 < limit < np.inf for ax in figure.axes if ax.get_yscale() == "log" for limit in ax.get_ylim())
+    render(figure)
 
 
 @pytest.mark.parametrize(("outputs", "channels", "anchor"), [(1, 1, "score"), (5, 2, "last"), (14, 9, "midpoint")])

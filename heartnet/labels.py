@@ -12,7 +12,8 @@ import polars as pl
 from heartnet.account import Account
 from heartnet.conditions import CONDITIONS
 from heartnet.errors import HeartnetError, did_you_mean
-from heartnet.sources.columns import DEFAULT_USER, find_column, listing, option
+from heartnet.intake import DEFAULT_USER
+from heartnet.sources.columns import find_column, listing, option
 from heartnet.sources.files import TableFile
 from heartnet.sources.times import parse_times
 

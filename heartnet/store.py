@@ -4,7 +4,7 @@
     weeks/readings.npy      float32 [reading, channel]
     weeks/local_time.npy    int64 [reading]
     weeks/offsets.npy       int64 [week + 1]
-    weeks/truth_<name>.npy  uint8 [reading], of simulated weeks
+    weeks/annotation_<name>.npy  uint8 [reading], for example asleep, in_workout
     weeks/table.parquet     one row a week
 
 Nothing in it is pickled. The manifest carries its own checksum and that of every file.
@@ -33,7 +33,7 @@ from heartnet.errors import HeartnetError
 from heartnet.weeks import CHANNELS, Weeks
 
 FORMAT = "heartnet weeks"
-VERSION = 1
+VERSION = 2
 ALWAYS_VERIFIED_BYTES = 64 << 20
 """Stores up to this size are verified whole whenever they are opened."""
 
@@ -102,7 +102,9 @@ def open_store(path: str | Path, *, verify: bool = False) -> Weeks:
         offsets=arrays["offsets"],
         table=table,
         conditions=tuple(manifest["conditions"]),
-        truth={name.removeprefix("truth_"): array for name, array in arrays.items() if name.startswith("truth_")},
+        annotations={
+            name.removeprefix("annotation_"): array for name, array in arrays.items() if name.startswith("annotation_")
+        },
         provenance=manifest["provenance"],
     )
     try:
@@ -188,7 +190,7 @@ def _write_files(weeks: Weeks, folder: Path, account: Account) -> None:
         "readings": weeks.readings,
         "local_time": weeks.local_time,
         "offsets": weeks.offsets,
-        **{f"truth_{name}": array for name, array in weeks.truth.items()},
+        **{f"annotation_{name}": array for name, array in weeks.annotations.items()},
     }
     files: dict[str, dict[str, Any]] = {}
     for name, array in arrays.items():
@@ -253,7 +255,7 @@ def _check_consistent(weeks: Weeks) -> None:
         "the table does not have one row a week": weeks.table.height != len(weeks),
         "the channels are not " + ", ".join(CHANNELS): weeks.readings.shape[1:] != (len(CHANNELS),),
         "the conditions are not in canonical order": weeks.conditions != in_order(weeks.conditions),
-        "a truth array differs in length": any(len(a) != len(weeks.readings) for a in weeks.truth.values()),
+        "an annotation differs in length": any(len(a) != len(weeks.readings) for a in weeks.annotations.values()),
     }
     for problem, there in problems.items():
         if there:

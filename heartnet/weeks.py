@@ -23,6 +23,9 @@ MAX_READINGS = 4096
 WEAR_GAP_SECONDS = 1800.0
 """A pause longer than this between two readings counts as not worn."""
 
+UNKNOWN = 255
+"""In `Weeks.annotations`: nobody knows, for example in a week in which no sleep was recorded."""
+
 _WEEK = 7 * 86_400_000_000
 _MONDAY = 4 * 86_400_000_000  # 1970-01-05 was the first Monday
 
@@ -41,7 +44,8 @@ class Weeks:
             Int8 column a condition (1, 0 or null), in prepared weeks `utc_offset` (seconds, of the first reading;
             0 where the export gives none), and in simulated weeks columns `true_…`.
         conditions: names of the label columns, in canonical order.
-        truth: per-reading arrays known only of simulated weeks: `asleep`, `in_workout` (uint8, `[reading]`), …
+        annotations: what is known of each reading's moment and no input of a network: `asleep`, `in_workout` (uint8,
+            `[reading]`; 1, 0 or `UNKNOWN`). In simulated weeks they are the truth, and there are more, as `in_af`.
         provenance: where the weeks come from: `kind` ("simulated" or "prepared"), options, sources.
     """
 
@@ -50,7 +54,7 @@ class Weeks:
     offsets: npt.NDArray[np.int64]
     table: pl.DataFrame
     conditions: tuple[str, ...]
-    truth: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
+    annotations: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)
 
     def __len__(self) -> int:

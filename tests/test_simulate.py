@@ -68,7 +68,7 @@ def test_every_reading_is_whole_in_order_and_within_its_week(cohort: Weeks) -> N
     assert cohort.readings.dtype == np.float32
     assert cohort.local_time.dtype == np.int64
     assert cohort.offsets.dtype == np.int64
-    assert {name: array.dtype for name, array in cohort.truth.items()} == dict.fromkeys(
+    assert {name: array.dtype for name, array in cohort.annotations.items()} == dict.fromkeys(
         ("asleep", "in_workout", "in_af"), np.dtype(np.uint8)
     )
     heart_rate, steps, _ = cohort.readings.T
@@ -103,7 +103,7 @@ def test_the_same_seed_gives_the_same_cohort_on_every_machine() -> None:
     """Pinned with numpy 2.4; also holds with `NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR"`."""
     weeks = simulate(users=3, weeks_per_user=2, seed=0)
     digest = hashlib.sha256()
-    for array in (weeks.readings, weeks.local_time, *weeks.truth.values()):
+    for array in (weeks.readings, weeks.local_time, *weeks.annotations.values()):
         digest.update(np.nan_to_num(array, nan=-1).tobytes())
     digest.update(repr(weeks.table.rows()).encode())
     assert digest.hexdigest()[:16] == "886ca20bb2f5257a"
@@ -195,7 +195,7 @@ def test_weeks_are_like_those_of_a_watch(cohort: Weeks) -> None:
 def test_sleep_lies_in_the_night_and_lasts_as_its_trait_says() -> None:
     weeks = simulate(60, 1, seed=8)
     table, second = weeks.table, weeks.local_time // 1_000_000 % DAY
-    asleep = weeks.truth["asleep"] == 1
+    asleep = weeks.annotations["asleep"] == 1
     night = (second > 19 * 3600) | (second < 13 * 3600)
     assert night[asleep].mean() > 0.99
     assert np.nanmedian(weeks.readings[asleep, 0]) < np.nanmedian(weeks.readings[~asleep, 0]) - 8
@@ -208,21 +208,21 @@ def test_sleep_lies_in_the_night_and_lasts_as_its_trait_says() -> None:
 
 def test_workouts_are_measured_every_few_seconds_and_are_hard(cohort: Weeks) -> None:
     heart_rate, _, dt = cohort.readings.T
-    working = cohort.truth["in_workout"] == 1
+    working = cohort.annotations["in_workout"] == 1
     assert 0.03 < working.mean() < 0.3
     assert np.nanmedian(dt[working]) <= 6
     assert np.nanmedian(heart_rate[working]) > np.nanmedian(heart_rate[~working]) + 25
-    assert not np.any(working & (cohort.truth["asleep"] == 1))
+    assert not np.any(working & (cohort.annotations["asleep"] == 1))
 
 
 def test_fibrillation_comes_only_with_the_condition_and_is_irregular() -> None:
     weeks = simulate(60, 1, seed=4, base_rates={"atrial_fibrillation": 0.5}, effect_scale=3)
-    fibrillating = weeks.truth["in_af"] == 1
+    fibrillating = weeks.annotations["in_af"] == 1
     per_week = [fibrillating[weeks.offsets[i] : weeks.offsets[i + 1]].any() for i in range(60)]
     affected = (weeks.table["true_atrial_fibrillation"] > 0).to_numpy()
     assert not np.any(np.array(per_week)[~affected])
     assert 0.3 < np.mean(np.array(per_week)[affected]) < 0.95
-    rest = (weeks.truth["asleep"] == 1) & ~np.isnan(weeks.readings[:, 0])
+    rest = (weeks.annotations["asleep"] == 1) & ~np.isnan(weeks.readings[:, 0])
     change = np.abs(np.diff(weeks.readings[rest, 0]))
     assert np.median(change[fibrillating[rest][1:]]) > 2 * np.median(change[~fibrillating[rest][1:]])
 
@@ -297,7 +297,7 @@ def markers(weeks: Weeks) -> dict[str, npt.NDArray[np.float64]]:
         rows = slice(weeks.offsets[index], weeks.offsets[index + 1])
         measured = ~np.isnan(weeks.readings[rows, 0])
         rate, second = weeks.readings[rows, 0][measured], weeks.local_time[rows][measured] // 1_000_000
-        asleep, working = (weeks.truth[name][rows][measured] == 1 for name in ("asleep", "in_workout"))
+        asleep, working = (weeks.annotations[name][rows][measured] == 1 for name in ("asleep", "in_workout"))
         resting = float(np.percentile(rate[~asleep & ~working], 15))
         found["resting"].append(resting)
         found["night_scatter"].append(float(np.std(np.diff(rate[asleep]))) if asleep.sum() > 30 else math.nan)

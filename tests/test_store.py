@@ -46,7 +46,7 @@ def make_weeks(lengths: list[int], seed: int = 0) -> Weeks:
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         table=table,
         conditions=("diabetes", "other"),
-        truth={"asleep": rng.integers(0, 2, total).astype(np.uint8)},
+        annotations={"asleep": rng.integers(0, 2, total).astype(np.uint8)},
         provenance={"kind": "prepared", "options": {"by": "week"}},
     )
 
@@ -69,7 +69,7 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, lengt
     np.testing.assert_array_equal(found.readings, weeks.readings)
     np.testing.assert_array_equal(found.local_time, weeks.local_time)
     np.testing.assert_array_equal(found.offsets, weeks.offsets)
-    np.testing.assert_array_equal(found.truth["asleep"], weeks.truth["asleep"])
+    np.testing.assert_array_equal(found.annotations["asleep"], weeks.annotations["asleep"])
     assert found.table.equals(weeks.table)
     assert found.table.schema == weeks.table.schema
     assert (found.conditions, found.provenance) == (weeks.conditions, weeks.provenance)
@@ -120,7 +120,7 @@ DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ("manifest a list", lambda p: (p / "manifest.json").write_text("[]"), r"not written by heartnet"),
     ("foreign", lambda p: (p / "manifest.json").write_text('{"format": "x"}'), r"not written by heartnet"),
     ("manifest gone", lambda p: (p / "manifest.json").unlink(), r"not a folder of prepared weeks"),
-    ("newer", lambda p: edit_manifest(p, lambda m: m.update(version=2)), r"has version 2 .* reads version 1"),
+    ("newer", lambda p: edit_manifest(p, lambda m: m.update(version=3)), r"has version 3 .* reads version 2"),
     (
         "edited",
         lambda p: (p / "manifest.json").write_text((p / "manifest.json").read_text().replace("diabetes", "asthma")),

@@ -50,7 +50,7 @@ def simulate(
     Returns:
         Weeks with `table` as the container says, and `beta_blocker` (Int8), `true_<condition>` (severity, 0 without
         the condition, otherwise 0.5 to 1.5, before the effect scale) and `true_<trait>` (Float64, units in
-        `heartnet.simulate.literature.TRAITS`); and with `truth` arrays `asleep`, `in_workout` and `in_af`.
+        `heartnet.simulate.literature.TRAITS`); and with `annotations` `asleep`, `in_workout` and `in_af`.
 
     Raises:
         HeartnetError: an argument is out of its range, or a condition is unknown.
@@ -77,7 +77,7 @@ def simulate(
         offsets=offsets,
         table=_table(people, weeks_per_user, starts, offsets, dt),
         conditions=CONDITIONS,
-        truth={
+        annotations={
             name: np.concatenate([getattr(week, name) for week in weeks]).astype(np.uint8)
             for name in ("asleep", "in_workout", "in_af")
         },

@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.sources.files import TableFile
 
-DEFAULT_USER = "person-1"
-"""The person, where nothing says who it is."""
-
 USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "time": ("time", "timestamp", "datetime", "date_time", "start", "start_time", "activityminute"),
     "heart_rate": ("heart_rate", "heartrate", "hr", "bpm", "pulse"),

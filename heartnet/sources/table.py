@@ -20,8 +20,9 @@ import polars as pl
 
 from heartnet.account import Account
 from heartnet.errors import HeartnetError, did_you_mean
+from heartnet.intake import DEFAULT_USER
 from heartnet.readings import RAW_SCHEMA, RawReadings
-from heartnet.sources.columns import DEFAULT_USER, find_column, find_time, listing, option, require_somewhere
+from heartnet.sources.columns import find_column, find_time, listing, option, require_somewhere
 from heartnet.sources.files import Chunk, TableFile
 from heartnet.sources.times import is_numeric, parse_times
 

@@ -1,0 +1,216 @@
+"""The intake: what sources hand in, and all that is known of the people, before anything is cleaned or cut."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Literal
+
+import polars as pl
+
+from heartnet.account import Account
+from heartnet.errors import HeartnetError
+from heartnet.zones import check_zone, from_wall_clock, utc_offsets
+
+DEFAULT_USER = "person-1"
+"""The person, where nothing says who it is."""
+
+RAW_SCHEMA = pl.Schema(
+    {
+        "user_id": pl.String(),
+        "time": pl.Datetime("us"),
+        "utc_offset": pl.Int32(),
+        "instant": pl.Boolean(),
+        "heart_rate": pl.Float32(),
+        "steps": pl.Float32(),
+        "duration": pl.Float32(),
+        "device": pl.UInt16(),
+        "file": pl.UInt32(),
+        "row": pl.Int64(),
+    }
+)
+"""Readings as written, in any order.
+
+`instant`: `time` is UTC; else it is a wall clock of no known place. `utc_offset`: seconds east of UTC, null where it is
+not known. `heart_rate` in beats a minute. `steps`: counted in the `duration` seconds that end at `time` (null: not
+known). `device`: as `Intake.device` numbers it, 0 where not known. `file`: as `Intake.file` numbers it; `row` in it, null
+if it has no rows.
+"""
+
+EVENT_SCHEMA = pl.Schema(
+    {
+        "user_id": pl.String(),
+        "start": pl.Datetime("us"),
+        "end": pl.Datetime("us"),
+        "instant": pl.Boolean(),
+        "kind": pl.String(),
+    }
+)
+"""Spans of a person's time: `kind` is `"asleep"`, `"in_workout"`, or `"in_bed"` … as in `KINDS`."""
+
+KINDS = ("asleep", "in_workout")
+"""Kinds of events that become annotations of the readings."""
+
+Progress = Callable[[str, int], None]
+"""Told what is being read, and how many bytes of the files were read since the last call."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device: of two that counted the same steps, the lower rank is believed (0 a watch, 1 a phone, 2 others)."""
+
+    name: str
+    rank: int
+
+
+@dataclass
+class Person:
+    """What exports say of a person; None is unknown."""
+
+    born: date | None = None
+    age: float | None = None
+    sex: Literal["female", "male"] | None = None
+    bmi: float | None = None
+
+
+@dataclass
+class Intake:
+    """Takes what a source reads, a chunk at a time.
+
+    Attributes:
+        account: where a source counts what it skips; stage `"rows"` holds an entry `"in"` for all rows or records that
+            could have been readings.
+        progress: to be told of bytes read; None if nobody watches.
+        zone: time zone of times without an offset (`--time-zone`); None takes UTC instants as UTC and wall clocks as
+            they are.
+        user: the person of the files (`--user`).
+        user_from_filename: a regular expression with one group, the person's name.
+    """
+
+    account: Account
+    progress: Progress | None = None
+    zone: str | None = None
+    user: str | None = None
+    user_from_filename: str | None = None
+    files: list[str] = field(default_factory=list)
+    devices: list[Device] = field(default_factory=lambda: [Device("", 9)])
+    people: dict[str, Person] = field(default_factory=dict)
+    provenance: dict[str, object] = field(default_factory=dict)
+    _readings: list[pl.DataFrame] = field(default_factory=list)
+    _events: list[pl.DataFrame] = field(default_factory=list)
+    _labels: list[pl.DataFrame] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.zone is not None:
+            check_zone(self.zone)
+
+    def file(self, name: str) -> int:
+        """Return the number of a file, by the name that messages give it (`export.zip/export.xml`)."""
+        self.files.append(name)
+        return len(self.files) - 1
+
+    def device(self, name: str, rank: int) -> int:
+        """Return the number of a device; the same for the same name and rank."""
+        device = Device(name, rank)
+        if device not in self.devices:
+            self.devices.append(device)
+        return self.devices.index(device)
+
+    def user_of(self, file_name: str) -> str:
+        """Return the person that all rows of a file are of, by `--user-from-filename`, `--user`, or by default.
+
+        Raises:
+            HeartnetError: if the expression finds no person in the name.
+        """
+        if self.user_from_filename is None:
+            return self.user or DEFAULT_USER
+        try:
+            match = re.search(self.user_from_filename, file_name)
+        except re.error as error:
+            raise HeartnetError(
+                f"--user-from-filename {self.user_from_filename!r} is not a regular expression: {error}"
+            ) from error
+        if match is None or len(match.groups()) != 1 or not match.group(1):
+            raise HeartnetError(
+                f"--user-from-filename {self.user_from_filename!r} does not find a person in {file_name!r}: expected "
+                r"one group that matches, for example 'CGMacros-(\d+)'"
+            )
+        return str(match.group(1))
+
+    def read(self, what: str, count: int) -> None:
+        """Tell how many bytes of the files were read since the last call."""
+        if self.progress is not None:
+            self.progress(what, count)
+
+    def readings(self, frame: pl.DataFrame, zone: str | None = None) -> None:
+        """Take readings: columns of `RAW_SCHEMA`, of which those that are missing are null (`device`: 0).
+
+        `instant` is true where an offset is given; where the column is missing, it is false elsewhere.
+
+        Args:
+            zone: the time zone of times without an offset, as far as the source knows it; `--time-zone` goes first.
+        """
+        if frame.is_empty():
+            return
+        missing = {name: dtype for name, dtype in RAW_SCHEMA.items() if name not in frame.columns}
+        frame = frame.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in missing.items())
+        frame = frame.select(pl.col(name).cast(dtype) for name, dtype in RAW_SCHEMA.items())
+        frame = frame.with_columns(
+            pl.col("device").fill_null(0),
+            pl.col("instant").fill_null(False) | pl.col("utc_offset").is_not_null(),
+        )
+        self._readings.append(_localised(frame, self.zone or zone))
+
+    def events(self, frame: pl.DataFrame, zone: str | None = None) -> None:
+        """Take spans of sleep and workouts: columns of `EVENT_SCHEMA`; `instant` is true where it is missing."""
+        if frame.is_empty():
+            return
+        if "instant" not in frame.columns:
+            frame = frame.with_columns(instant=pl.lit(True))
+        frame = frame.select(pl.col(name).cast(dtype) for name, dtype in EVENT_SCHEMA.items())
+        self._events.append(_instants(frame, ("start", "end"), self.zone or zone))
+
+    def labels(self, frame: pl.DataFrame) -> None:
+        """Take spans of time with labels: `user_id`, `start`, `end`, `instant`, and an Int8 column a condition."""
+        self._labels.append(frame)
+
+    def person(self, user_id: str, facts: Person) -> None:
+        """Take what an export says of a person; what was said first stays."""
+        known = self.people.setdefault(user_id, Person())
+        for name, value in vars(facts).items():
+            if getattr(known, name) is None:
+                setattr(known, name, value)
+
+    def note(self, key: str, value: object) -> None:
+        """Keep something about the source beside the weeks, for example which column was what."""
+        self.provenance[key] = value
+
+    def all_readings(self) -> pl.DataFrame:
+        """Return what was handed in, columns of `RAW_SCHEMA`; for tests and small imports."""
+        return pl.concat(self._readings) if self._readings else RAW_SCHEMA.to_frame()
+
+    def all_events(self) -> pl.DataFrame:
+        """Return the events handed in, columns of `EVENT_SCHEMA`."""
+        return pl.concat(self._events) if self._events else EVENT_SCHEMA.to_frame()
+
+    def all_labels(self) -> Sequence[pl.DataFrame]:
+        return self._labels
+
+
+def _localised(frame: pl.DataFrame, zone: str | None) -> pl.DataFrame:
+    """Return the frame with UTC instants and offsets wherever the zone tells them."""
+    if zone is None or frame["utc_offset"].null_count() == 0:
+        return frame
+    frame = _instants(frame, ("time",), zone)
+    offsets = utc_offsets(frame["time"], zone)
+    return frame.with_columns(pl.col("utc_offset").fill_null(offsets))
+
+
+def _instants(frame: pl.DataFrame, columns: Sequence[str], zone: str | None) -> pl.DataFrame:
+    if zone is None or frame["instant"].all():
+        return frame
+    instants: Mapping[str, pl.Series] = {name: from_wall_clock(frame[name], zone) for name in columns}
+    found = [pl.when("instant").then(name).otherwise(series).alias(name) for name, series in instants.items()]
+    return frame.with_columns(found).with_columns(instant=pl.lit(True))

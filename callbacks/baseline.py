@@ -25,7 +25,8 @@ class Baseline(lightning.Callback):
         the target's unit) and `r2` (synthetic targets).
 
     Args:
-        features: what the simple models see: `metadata` (age, sex, BMI), `statistics` (eleven of the readings).
+        features: what the simple models see: `metadata` (age, sex, BMI), `statistics` (eleven of the readings),
+            `hourly` (mean and spread over the week of the hourly features).
     """
 
     def __init__(self, features: Sequence[str] = ("metadata", "statistics")) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from heartnet.datamodule import WeeksDataModule
-from heartnet.features import week_statistics
+from heartnet.features import hourly_summary, week_statistics
 from heartnet.scaling import metadata_values
 
 Features = Callable[[WeeksDataModule, npt.NDArray[np.int64]], npt.NDArray[np.float64]]
@@ -16,8 +16,10 @@ Features = Callable[[WeeksDataModule, npt.NDArray[np.int64]], npt.NDArray[np.flo
 FEATURES: dict[str, Features] = {
     "metadata": lambda data, rows: metadata_values(data.weeks.table[rows]),
     "statistics": lambda data, rows: week_statistics(data.weeks, rows),
+    "hourly": lambda data, rows: hourly_summary(data.weeks, rows),
 }
-"""What a baseline sees of a week: age, sex and BMI; or eleven statistics of the readings (`heartnet.features`)."""
+"""What a baseline sees of a week: age, sex and BMI; eleven statistics of the readings; or mean and spread of the hourly
+features (`heartnet.features`)."""
 
 
 def baseline_scores(

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from heartnet.errors import HeartnetError
+from heartnet.errors import HeartnetError, did_you_mean
+from heartnet.hourly import HOURLY, HOURS, hourly_features
 from heartnet.scaling import METADATA, Scaling, fit_scaling
 from heartnet.simulate import simulate
 from heartnet.splits import split_weeks
@@ -22,6 +23,9 @@ from heartnet.tasks import Task
 from heartnet.weeks import CHANNELS, Weeks
 
 SplitBy = Literal["user", "week"]
+View = Literal["readings", "hourly"]
+VIEWS: dict[str, tuple[str, ...]] = {"readings": CHANNELS, "hourly": HOURLY}
+"""What a step of the inputs is, and its channels: a reading, or an hour of the week (`heartnet.hourly`)."""
 
 
 class WeeksDataModule(pl.LightningDataModule):
@@ -40,7 +44,8 @@ class WeeksDataModule(pl.LightningDataModule):
         split_by: `user` keeps all weeks of a person in one split; `week` does not, for data of one or two people.
         folds: cross-validation in this many folds by person; None for a single split.
         fold: the fold that is the test.
-        mask_channel: add a channel that is 1 where heart rate is missing.
+        view: `readings`, or `hourly`, which sees each week as its 168 hours (`heartnet.hourly`); all else stays.
+        mask_channel: add a channel that is 1 where heart rate is missing; the hourly view always has it.
         split_seed: decides who is in which split.
         seed: decides the order of the training batches, together with the epoch.
     """
@@ -56,11 +61,14 @@ class WeeksDataModule(pl.LightningDataModule):
         split_by: SplitBy = "user",
         folds: int | None = None,
         fold: int = 0,
+        view: View = "readings",
         mask_channel: bool = False,
         split_seed: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if view not in VIEWS:
+            raise HeartnetError(f"data.view={view}: must be readings or hourly.{did_you_mean(view, VIEWS)}")
         if batch_size < 1:
             raise HeartnetError(f"data.batch_size={batch_size}: must be at least 1")
         if split_by not in ("user", "week"):
@@ -68,7 +76,8 @@ class WeeksDataModule(pl.LightningDataModule):
         if len(weeks) == 0:
             raise HeartnetError("the data holds no weeks; `heartnet describe` shows what was dropped, and why")
         self.weeks, self.task = weeks, task
-        self.batch_size, self.mask_channel, self.seed = batch_size, mask_channel, seed
+        self.batch_size, self.seed = batch_size, seed
+        self.view, self.mask_channel = view, mask_channel or view == "hourly"
         self.split_by = split_by
         self.targets = task.names(weeks)
         self.values = task.values(weeks)
@@ -92,12 +101,12 @@ class WeeksDataModule(pl.LightningDataModule):
         train = self.rows["train"]
         if len(train) == 0:
             raise HeartnetError("no week is left to train on; lower data.val_share or data.test_share, or add data")
-        self.scaling: Scaling = fit_scaling([weeks.week(i) for i in train], weeks.table[train])
+        self.scaling: Scaling = fit_scaling(map(self.seen, train), weeks.table[train], VIEWS[view])
         self.metadata = self.scaling.apply_metadata(weeks.table)
 
     @property
     def channels(self) -> int:
-        return len(CHANNELS) + self.mask_channel
+        return len(VIEWS[self.view]) + self.mask_channel
 
     @property
     def metadata_size(self) -> int:
@@ -137,17 +146,22 @@ class WeeksDataModule(pl.LightningDataModule):
         return DataLoader(_Batches(self), batch_size=None, sampler=batches, pin_memory=torch.cuda.is_available())
 
     def _lengths(self) -> npt.NDArray[np.int64]:
-        return np.diff(self.weeks.offsets)
+        return np.full(len(self.weeks), HOURS) if self.view == "hourly" else np.diff(self.weeks.offsets)
+
+    def seen(self, row: int) -> npt.NDArray[np.float32]:
+        """Return what the network is to see of a week, `[time, channel]`, in natural units, NaN where missing."""
+        return self.weeks.week(row) if self.view == "readings" else hourly_features(self.weeks, np.array([row]))[0]
 
     def batch(self, rows: npt.NDArray[np.int64]) -> dict[str, Tensor]:
         """Return one batch of the given weeks, padded to the longest of them."""
         lengths = self._lengths()[rows]
         inputs = np.zeros((len(rows), int(lengths.max()), self.channels), dtype=np.float32)
+        heart_rate = self.scaling.channels.index("heart_rate" if self.view == "readings" else "mean")
         for i, row in enumerate(rows):
-            week = self.weeks.week(row)
-            inputs[i, : len(week), : len(CHANNELS)] = self.scaling.apply(week)
+            week = self.seen(row)
+            inputs[i, : len(week), : week.shape[1]] = self.scaling.apply(week)
             if self.mask_channel:
-                inputs[i, : len(week), -1] = np.isnan(week[:, 0])
+                inputs[i, : len(week), -1] = np.isnan(week[:, heart_rate])
         return {
             "inputs": torch.from_numpy(inputs),
             "lengths": torch.from_numpy(lengths),
@@ -166,6 +180,7 @@ class BatchOptions(TypedDict, total=False):
     split_by: SplitBy
     folds: int | None
     fold: int
+    view: View
     mask_channel: bool
     split_seed: int
     seed: int

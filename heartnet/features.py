@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from heartnet.hourly import HOURLY, hourly_features
 from heartnet.weeks import Weeks
 
 STATISTICS: tuple[str, ...] = (
@@ -26,6 +27,26 @@ STATISTICS: tuple[str, ...] = (
 def week_statistics(weeks: Weeks, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Return `[row, statistic]`, in the order of `STATISTICS`; NaN where a week has too few readings for one."""
     return np.array([_statistics(weeks.week(row).astype(np.float64)) for row in rows]).reshape(-1, len(STATISTICS))
+
+
+HOURLY_SUMMARY: tuple[str, ...] = tuple(f"{summary}_of_{name}" for summary in ("mean", "spread") for name in HOURLY)
+"""Mean and standard deviation, over the hours of a week, of each hourly feature; units as in `HOURLY_UNITS`."""
+
+
+def hourly_summary(weeks: Weeks, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return `[row, summary]`, in the order of `HOURLY_SUMMARY`; NaN where no hour of a week has the feature.
+
+    Source: M. Matelis and A. Singh, "Debuggable Deep Learning", 2019: mean and standard deviations of the hourly
+    vectors, into a logistic regression, as "a really simple baseline".
+    """
+    found = np.empty((len(rows), len(HOURLY_SUMMARY)))
+    for i, row in enumerate(rows):
+        hours = hourly_features(weeks, np.array([row]))[0].astype(np.float64)
+        count = (~np.isnan(hours)).sum(axis=0)
+        mean = np.where(count > 0, np.nansum(hours, axis=0) / np.maximum(count, 1), np.nan)
+        spread = np.sqrt(np.nansum((hours - mean) ** 2, axis=0) / np.maximum(count, 1))
+        found[i] = [*mean, *np.where(count > 0, spread, np.nan)]
+    return found
 
 
 def _statistics(week: npt.NDArray[np.float64]) -> list[float]:

@@ -71,7 +71,7 @@ class HeartnetModule(pl.LightningModule):
         targets: Sequence[str],
         target_mean: Sequence[float],
         target_std: Sequence[float],
-        scaling: dict[str, list[float]],
+        scaling: dict[str, list[Any]],
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
         schedule: Schedule = "one_cycle",
@@ -88,6 +88,8 @@ class HeartnetModule(pl.LightningModule):
         self.scaling = Scaling.from_dict(scaling)
         self.learning_rate, self.weight_decay, self.schedule, self.seed = learning_rate, weight_decay, schedule, seed
         self.augmentation = check_augmentation(augmentation or {})
+        if self.scaling.channels != CHANNELS and any(self.augmentation.values()):
+            raise HeartnetError("module.augmentation is for readings, not for data.view=hourly; set all of it to 0")
         self.target_mean: Tensor
         self.target_std: Tensor
         self.register_buffer("target_mean", torch.tensor(target_mean, dtype=torch.float32))
@@ -181,8 +183,8 @@ class HeartnetModule(pl.LightningModule):
             rest=(batch["lengths"], batch["metadata"]),
             lengths=batch["lengths"],
             outputs=self.targets,
-            channels=(*CHANNELS, "missing")[: batch["inputs"].shape[2]],
-            dt=self.scaling.seconds(batch["inputs"]),
+            channels=(*self.scaling.channels, "missing")[: batch["inputs"].shape[2]],
+            dt=self.scaling.seconds(batch["inputs"]) if "dt" in self.scaling.channels else None,
         )
 
     def configure_optimizers(self) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,42 +13,47 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from heartnet.weeks import CHANNELS
+
 METADATA: tuple[str, ...] = ("age", "sex", "bmi")
 """What is known of a person, as a network sees it; each is followed by a 1 where it is known."""
 
-_LOG = np.array([False, True, True])
-"""Steps and seconds span decades, so the network sees log(1 + x) of them; columns as in `heartnet.weeks.CHANNELS`."""
+LOGARITHMIC = ("steps", "dt", "readings")
+"""Channels that span decades: the network sees log(1 + x) of them."""
 
 
 @dataclass(frozen=True)
 class Scaling:
     """Means and spreads that take readings to what the network sees, and back.
 
-    A channel becomes `(f(x) - mean) / std`, with `f = log(1 + x)` for steps and dt and the identity for heart rate;
-    missing becomes 0. Metadata likewise, without the logarithm (sex: female 0, male 1).
+    A channel becomes `(f(x) - mean) / std`, with `f = log(1 + x)` for `LOGARITHMIC` channels (steps, dt) and the
+    identity for others (heart rate); missing becomes 0. Metadata likewise, without the logarithm (sex: female 0,
+    male 1). `channels` names what is scaled: those of readings, or `heartnet.hourly.HOURLY`.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     metadata_mean: tuple[float, ...]
     metadata_std: tuple[float, ...]
+    channels: tuple[str, ...] = CHANNELS
 
-    def as_dict(self) -> dict[str, list[float]]:
+    def as_dict(self) -> dict[str, list[Any]]:
         return {name: list(values) for name, values in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Sequence[float]]) -> Scaling:
+    def from_dict(cls, values: Mapping[str, Sequence[Any]]) -> Scaling:
         return cls(**{name: tuple(value) for name, value in values.items()})
 
     def apply(self, readings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return `[…, channel]` readings in natural units as the network sees them; NaN becomes 0."""
-        values: npt.NDArray[np.float32] = np.where(_LOG, np.log1p(np.maximum(readings, 0)), readings).astype(np.float32)
+        values = _spanned(readings, self.channels)
         scaled = (values - np.array(self.mean, dtype=np.float32)) / np.array(self.std, dtype=np.float32)
         return np.where(np.isnan(scaled), np.float32(0), scaled)
 
     def seconds(self, inputs: Float[Tensor, "batch time channel"]) -> Float[Tensor, "batch time"]:
         """Return dt in seconds from what the network sees; NaN at the first reading of each week, which has none."""
-        dt = torch.expm1(inputs[..., 2].double() * self.std[2] + self.mean[2])
+        place = self.channels.index("dt")
+        dt = torch.expm1(inputs[..., place].double() * self.std[place] + self.mean[place])
         dt[:, 0] = torch.nan
         return dt
 
@@ -59,14 +65,21 @@ class Scaling:
         return np.concatenate([np.where(known, scaled, 0.0), known], axis=1).astype(np.float32)
 
 
-def fit_scaling(readings: Sequence[npt.NDArray[np.float32]], table: pl.DataFrame) -> Scaling:
+def fit_scaling(
+    readings: Iterable[npt.NDArray[np.float32]], table: pl.DataFrame, channels: tuple[str, ...] = CHANNELS
+) -> Scaling:
     """Return the scaling whose constants are those of the given weeks (the training split).
 
     A channel without a spread, or without any value, keeps spread 1.
+
+    Args:
+        readings: arrays `[time, channel]` in natural units.
+        table: who the weeks are of; each person's metadata counts once.
+        channels: names of the channels.
     """
-    count, total, squares = np.zeros(3), np.zeros(3), np.zeros(3)
+    count, total, squares = np.zeros((3, len(channels)))
     for week in readings:
-        values = np.where(_LOG, np.log1p(np.maximum(week, 0)), week).astype(np.float64)
+        values = _spanned(week, channels).astype(np.float64)
         count += (~np.isnan(values)).sum(axis=0)
         total += np.nansum(values, axis=0)
         squares += np.nansum(values**2, axis=0)
@@ -76,7 +89,7 @@ def fit_scaling(readings: Sequence[npt.NDArray[np.float32]], table: pl.DataFrame
     known = ~np.isnan(people)
     centre = np.where(known, people, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     spread = np.sqrt(np.where(known, (people - centre) ** 2, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1))
-    return Scaling(*(tuple(map(float, v)) for v in (mean, _or_one(std), centre, _or_one(spread))))
+    return Scaling(_plain(mean), _plain(_or_one(std)), _plain(centre), _plain(_or_one(spread)), channels)
 
 
 def metadata_values(table: pl.DataFrame) -> npt.NDArray[np.float64]:
@@ -86,6 +99,15 @@ def metadata_values(table: pl.DataFrame) -> npt.NDArray[np.float64]:
     return table.select(columns).fill_null(float("nan")).to_numpy()
 
 
+def _spanned(readings: npt.NDArray[np.float32], channels: tuple[str, ...]) -> npt.NDArray[np.float32]:
+    logarithmic = np.isin(channels, LOGARITHMIC)
+    return np.where(logarithmic, np.log1p(np.maximum(readings, 0)), readings).astype(np.float32)
+
+
 def _or_one(spread: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     # Below 1e-6 a channel is constant but for rounding: dividing by that would blow rounding up.
     return np.where(spread > 1e-6, spread, 1.0)
+
+
+def _plain(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(map(float, values))

@@ -70,6 +70,8 @@ def test_statistics_of_a_week_with_one_heart_rate_are_missing(make_weeks: MakeWe
 def by_hand(seen: np.ndarray, asked: np.ndarray, values: np.ndarray, kind: str) -> np.ndarray:
     """Standardise, put missing features at their mean, fit on what is known."""
     known = ~np.isnan(values)
+    somewhere = ~np.isnan(seen).all(axis=0)
+    seen, asked = seen[:, somewhere], asked[:, somewhere]
     mean = np.nanmean(seen[known], axis=0)
     filled = np.where(np.isnan(seen[known]), mean, seen[known])
     std = filled.std(axis=0)

@@ -3,6 +3,7 @@
 from torch import nn
 
 from heartnet.model.deepheart import DeepHeart
+from heartnet.model.hourly_cnn import HourlyCNN
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"DeepHeart": DeepHeart}
+ARCHITECTURES: dict[str, type[nn.Module]] = {"DeepHeart": DeepHeart, "HourlyCNN": HourlyCNN}
 """Networks that a checkpoint may name; loading one builds from this list and never imports what a file says."""

@@ -18,7 +18,7 @@ from heartnet.model.lstm import ForgetBias, LengthFlipLSTM, set_forget_bias
 Readout = Literal["mean", "last", "midpoint", "both_ends"]
 Activation = Literal["relu", "leaky_relu", "gelu"]
 MetadataMode = Literal["none", "lstm_state"]
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU}
 
 
 class DeepHeart(nn.Module):
@@ -72,10 +72,10 @@ class DeepHeart(nn.Module):
         longest: int = 4096,
     ) -> None:
         super().__init__()
-        _check_choice("activation", activation, get_args(Activation))
-        _check_choice("readout", readout, get_args(Readout))
-        _check_choice("metadata", metadata, get_args(MetadataMode))
-        _check_counts(
+        check_choice("activation", activation, get_args(Activation))
+        check_choice("readout", readout, get_args(Readout))
+        check_choice("metadata", metadata, get_args(MetadataMode))
+        check_counts(
             conv_units=conv_units, pool=pool, lstm_units=lstm_units, lstm_layers=lstm_layers, longest=longest,
             **{f"kernel_sizes[{i}]": size for i, size in enumerate(kernel_sizes)},
         )  # fmt: skip
@@ -102,7 +102,7 @@ class DeepHeart(nn.Module):
         self.convolutions = nn.ModuleList(
             nn.Conv1d(channels if i == 0 else conv_units, conv_units, size) for i, size in enumerate(kernel_sizes)
         )
-        self.activations = nn.ModuleList(_ACTIVATIONS[activation]() for _ in kernel_sizes)
+        self.activations = nn.ModuleList(ACTIVATIONS[activation]() for _ in kernel_sizes)
         self.dropout = nn.Dropout(dropout)
         self.lstm = LengthFlipLSTM(conv_units, lstm_units, lstm_layers, dropout)
         for lstm in (*self.lstm.ahead, *self.lstm.back):
@@ -139,7 +139,7 @@ class DeepHeart(nn.Module):
             # Padding must look to the next convolution like the zeros beyond the end of a sequence.
             hidden = hidden * step_mask(lengths, hidden.shape[2], hidden.dtype)[:, None]
             if self.pool > 1:
-                hidden, lengths = _mean_pool(hidden, lengths, self.pool)
+                hidden, lengths = mean_pool(hidden, lengths, self.pool)
         return hidden, lengths
 
     def _first_state(
@@ -185,7 +185,7 @@ def _at(values: Float[Tensor, "batch unit step"], step: Int[Tensor, " batch"]) -
     return values.gather(2, step[:, None, None].expand(-1, values.shape[1], 1))[:, :, 0]
 
 
-def _mean_pool(
+def mean_pool(
     hidden: Float[Tensor, "batch unit time"], lengths: Int[Tensor, " batch"], pool: int
 ) -> tuple[Float[Tensor, "batch unit step"], Int[Tensor, " batch"]]:
     """Average `pool` steps into one; the last group of a sequence averages only what is valid."""
@@ -196,14 +196,14 @@ def _mean_pool(
     return sums / counts[:, None], (lengths + pool - 1) // pool
 
 
-def _check_choice(name: str, value: str, options: Sequence[str]) -> None:
+def check_choice(name: str, value: str, options: Sequence[str]) -> None:
     if value not in options:
         raise HeartnetError(
             f"model.{name}={value}: not one of {', '.join(options)}.{did_you_mean(str(value), options)}"
         )
 
 
-def _check_counts(**values: int) -> None:
+def check_counts(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise HeartnetError(f"model.{name}={value}: must be at least 1")
@@ -211,6 +211,6 @@ def _check_counts(**values: int) -> None:
 
 def _check_forget_bias(forget_bias: ForgetBias) -> None:
     if isinstance(forget_bias, str):
-        _check_choice("forget_bias", forget_bias, ("default", "chrono", "a number"))
+        check_choice("forget_bias", forget_bias, ("default", "chrono", "a number"))
     elif not math.isfinite(forget_bias):
         raise HeartnetError(f"model.forget_bias={forget_bias}: must be a finite number, default or chrono")

@@ -61,7 +61,7 @@ def _parts(lengths: npt.NDArray[np.int64]) -> Iterator[slice]:
     """Yield stretches of weeks that hold about as many readings as are worked on at once."""
     at = np.cumsum(lengths) // _READINGS_AT_ONCE
     edges = np.flatnonzero(np.diff(at, prepend=-1))
-    yield from (slice(*edge) for edge in zip(edges, [*edges[1:], len(lengths)], strict=True))
+    yield from map(slice, edges, [*edges[1:], len(lengths)])
 
 
 def _features(weeks: Weeks, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

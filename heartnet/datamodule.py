@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from heartnet.account import Account
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.hourly import HOURLY, HOURS, hourly_features
 from heartnet.scaling import METADATA, Scaling, fit_scaling
 from heartnet.simulate import simulate
 from heartnet.splits import split_weeks
-from heartnet.store import open_store
+from heartnet.store import open_store, read_manifest
 from heartnet.tasks import Task
 from heartnet.weeks import CHANNELS, Weeks
 
@@ -210,6 +211,7 @@ class StoredData(WeeksDataModule):
 
     def __init__(self, task: Task, *, path: str | Path, **options: Unpack[BatchOptions]) -> None:
         super().__init__(open_store(Path(path), verify=True), task, **options)
+        self.account = Account.from_json(read_manifest(path)["account"])
 
 
 class BatchesByLength(Sampler[npt.NDArray[np.int64]]):

@@ -50,6 +50,16 @@ class Scaling:
         scaled = (values - np.array(self.mean, dtype=np.float32)) / np.array(self.std, dtype=np.float32)
         return np.where(np.isnan(scaled), np.float32(0), scaled)
 
+    def invert(self, inputs: npt.NDArray[np.float32 | np.float64]) -> npt.NDArray[np.float64]:
+        """Return `[…, channel]` readings in natural units, float64, from what the network sees.
+
+        Missing readings became 0, which reads as the channel's mean here.
+        """
+        values = inputs.astype(np.float64) * np.array(self.std) + np.array(self.mean)
+        with np.errstate(over="ignore"):  # inputs that were never scaled
+            readings: npt.NDArray[np.float64] = np.where(np.isin(self.channels, LOGARITHMIC), np.expm1(values), values)
+        return readings
+
     def seconds(self, inputs: Float[Tensor, "batch time channel"]) -> Float[Tensor, "batch time"]:
         """Return dt in seconds from what the network sees; NaN at the first reading of each week, which has none."""
         place = self.channels.index("dt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -12,13 +13,14 @@ from heartnet.conditions import CONDITIONS
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.simulate.literature import RISKS, TRAITS
 from heartnet.simulate.people import Person, draw_person, liability_threshold
+from heartnet.simulate.travel import Clocks, draw_clocks
 from heartnet.simulate.week import WeekReadings, draw_week
 from heartnet.weeks import WEAR_GAP_SECONDS, Weeks
 
 __all__ = ["simulate"]
 
 FIRST_MONDAY = datetime(2024, 1, 1)
-DEVICE = "simulated watch"
+ANNOTATIONS = ("asleep", "in_workout", "in_af", "after_alcohol")
 
 
 def simulate(
@@ -32,9 +34,10 @@ def simulate(
     """Draw a cohort: people, their conditions, their traits, then week after week of readings.
 
     Everything follows from `seed`: person k is the same whatever the number of users, week w whatever the number of
-    weeks, and people and survey are the same at every `effect_scale`. Weeks are calendar weeks from Monday, one after
-    the other; the nights at their seams are drawn in each. Times are whole seconds and rates whole bpm, so that
-    machines agree; another numpy may draw other random numbers (NEP 19).
+    weeks, and people and survey are the same at every `effect_scale`. Weeks are calendar weeks from Monday, local
+    time, one after the other, and the night between two is the same in both. Some people travel: their local time then
+    jumps within a week, while `dt` stays true. Times are whole seconds and rates whole bpm, so that machines agree;
+    another numpy may draw other random numbers (NEP 19).
 
     Args:
         users: number of people, at least 1.
@@ -48,9 +51,12 @@ def simulate(
             enriched in atrial fibrillation.
 
     Returns:
-        Weeks with `table` as the container says, and `beta_blocker` (Int8), `true_<condition>` (severity, 0 without
-        the condition, otherwise 0.5 to 1.5, before the effect scale) and `true_<trait>` (Float64, units in
-        `heartnet.simulate.literature.TRAITS`); and with `annotations` `asleep`, `in_workout` and `in_af`.
+        Weeks with `table` as the container says, and `utc_offset` (Int32, seconds from home as the week begins),
+        `beta_blocker` (Int8), `true_<condition>` (severity, 0 without the condition, otherwise 0.5 to 1.5, before the
+        effect scale), `true_<trait>` (Float64, units in `heartnet.simulate.literature.TRAITS`) and
+        `true_travel_hours` (Float64, local clock minus body clock where they differ most in the week, 0 at home); and
+        with `annotations` `asleep`, `in_workout`, `in_af` and `after_alcohol` (asleep after drinking). `device` is one
+        of `heartnet.simulate.watches`.
 
     Raises:
         HeartnetError: an argument is out of its range, or a condition is unknown.
@@ -60,9 +66,16 @@ def simulate(
     thresholds = {risk.condition: liability_threshold(risk, rates[risk.condition]) for risk in RISKS}
     people: list[Person] = []
     weeks: list[WeekReadings] = []
+    clocks: list[Clocks] = []
     for user in range(users):
-        people.append(draw_person(_generator(seed, user, 0), thresholds, effect_scale, missing_labels))
-        weeks += [draw_week(people[user], _generator(seed, user, 1 + w)) for w in range(weeks_per_user)]
+        person = draw_person(_generator(seed, user, 0), thresholds, effect_scale, missing_labels)
+        people.append(person)
+        last_night = None
+        for w in range(weeks_per_user):
+            blocks = partial(_generator, seed, user, 0)
+            clocks.append(draw_clocks(person.first_day + 7 * w, person.traits["journeys"], blocks))
+            weeks.append(draw_week(person, _generator(seed, user, 1 + w), clocks[-1], last_night))
+            last_night = weeks[-1].last_night
 
     seconds = np.concatenate([week.seconds for week in weeks])
     offsets = np.concatenate([[0], np.cumsum([len(week.seconds) for week in weeks])]).astype(np.int64)
@@ -71,15 +84,15 @@ def simulate(
     channels = [np.concatenate([w.heart_rate for w in weeks]), np.concatenate([w.steps for w in weeks]), dt]
     starts = [FIRST_MONDAY + timedelta(weeks=person.first_week + w) for person in people for w in range(weeks_per_user)]
     monday = np.array(starts, dtype="datetime64[us]").astype(np.int64)
+    local = np.concatenate([week.local for week in weeks])
     return Weeks(
         readings=np.stack(channels, axis=1).astype(np.float32),
-        local_time=np.repeat(monday, np.diff(offsets)) + seconds * 1_000_000,
+        local_time=np.repeat(monday, np.diff(offsets)) + local * 1_000_000,
         offsets=offsets,
-        table=_table(people, weeks_per_user, starts, offsets, dt),
+        table=_table(people, weeks_per_user, starts, offsets, dt, clocks),
         conditions=CONDITIONS,
         annotations={
-            name: np.concatenate([getattr(week, name) for week in weeks]).astype(np.uint8)
-            for name in ("asleep", "in_workout", "in_af")
+            name: np.concatenate([getattr(week, name) for week in weeks]).astype(np.uint8) for name in ANNOTATIONS
         },
         provenance={
             "kind": "simulated",
@@ -132,13 +145,14 @@ def _table(
     starts: list[datetime],
     offsets: np.ndarray[tuple[int], np.dtype[np.int64]],
     dt: np.ndarray[tuple[int], np.dtype[np.float32]],
+    clocks: list[Clocks],
 ) -> pl.DataFrame:
     """Return one row a week; wear hours are the pauses of at most `WEAR_GAP_SECONDS`, summed."""
     worn = np.concatenate([[0.0], np.cumsum(np.where(dt <= WEAR_GAP_SECONDS, dt, 0.0), dtype=np.float64)])
     by_person = pl.DataFrame(
         {
             "user_id": [f"user-{k:06d}" for k in range(len(people))],
-            "device": [DEVICE] * len(people),
+            "device": [person.watch.name for person in people],
             "age": [person.age for person in people],
             "sex": ["male" if person.male else "female" for person in people],
             "bmi": [person.bmi for person in people],
@@ -153,7 +167,10 @@ def _table(
             "start": pl.Series(starts, dtype=pl.Datetime("us")),
             "readings": np.diff(offsets),
             "wear_hours": (worn[offsets[1:]] - worn[offsets[:-1]]) / 3600,
+            "utc_offset": pl.Series([int(3600 * each.offset[0]) for each in clocks], dtype=pl.Int32),
+            "true_travel_hours": [each.farthest for each in clocks],
         }
     )
     repeated = by_person.select(pl.all().repeat_by(weeks_per_user).explode())
-    return pl.concat([repeated.select("user_id"), by_week, repeated.drop("user_id")], how="horizontal")
+    table = pl.concat([repeated.select("user_id"), by_week, repeated.drop("user_id")], how="horizontal")
+    return table.select(pl.exclude("true_travel_hours"), "true_travel_hours")

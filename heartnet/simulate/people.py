@@ -22,6 +22,8 @@ from heartnet.simulate.literature import (
     TRAITS,
     Risk,
 )
+from heartnet.simulate.travel import BLOCK_DAYS
+from heartnet.simulate.watches import CURRENT, FIRST_GENERATION, FIRST_GENERATION_SHARE, Watch
 
 AGE_LIMITS = (18.0, 90.0)
 BMI_LIMITS = (16.0, 60.0)
@@ -36,7 +38,9 @@ class Person:
         severity: of each condition; 0 without it, otherwise 0.5 to 1.5, whatever the effect scale.
         answers: what the survey says of each condition; None where it was left blank.
         traits: by name, in the units of `literature.TRAITS`.
+        watch: which one is worn.
         first_week: number of the first week after the cohort's first Monday.
+        first_day: day of the person's own calendar (`heartnet.simulate.travel`) on which the first week begins.
     """
 
     age: float
@@ -46,7 +50,9 @@ class Person:
     severity: Mapping[str, float]
     answers: Mapping[str, int | None]
     traits: Mapping[str, float]
+    watch: Watch
     first_week: int
+    first_day: int
 
 
 def draw_person(
@@ -65,9 +71,13 @@ def draw_person(
     male = bool(rng.random() < MALE_SHARE)
     severities = rng.uniform(0.5, 1.5, len(RISKS))
     blank, blocker = rng.random(len(RISKS)), rng.random()
-    first_week = int(rng.integers(0, 52))
+    first_week, first_day = int(rng.integers(0, 52)), int(rng.integers(0, BLOCK_DAYS))
+    first_generation = rng.random() < FIRST_GENERATION_SHARE
 
-    sex = float(male) - MALE_SHARE
+    # Everything depends on age and BMI as stated, so that who reads the table knows all that there is to know.
+    age = round(min(max(AGE_MEAN + AGE_SD * age_z, AGE_LIMITS[0]), AGE_LIMITS[1]), 1)
+    bmi = round(min(max(BMI_MEDIAN * math.exp(BMI_LOG_SD * log_bmi_z), BMI_LIMITS[0]), BMI_LIMITS[1]), 1)
+    age_z, log_bmi_z, sex = standardized(age, bmi, male)
     severity, answers, no_blocker = {}, {}, 1.0 - BETA_BLOCKER_RATE
     for i, risk in enumerate(RISKS):
         residual = risk.shared * shared + math.sqrt(1 - risk.shared**2) * float(residuals[i])
@@ -78,15 +88,22 @@ def draw_person(
         no_blocker *= 1.0 - risk.beta_blocker * present
     beta_blocker = bool(blocker < 1.0 - no_blocker)
     return Person(
-        age=round(min(max(AGE_MEAN + AGE_SD * age_z, AGE_LIMITS[0]), AGE_LIMITS[1]), 1),
+        age=age,
         male=male,
-        bmi=round(min(max(BMI_MEDIAN * math.exp(BMI_LOG_SD * log_bmi_z), BMI_LIMITS[0]), BMI_LIMITS[1]), 1),
+        bmi=bmi,
         beta_blocker=beta_blocker,
         severity=severity,
         answers=answers,
-        traits=_traits(trait_z, (age_z, sex, log_bmi_z), severity, beta_blocker, effect_scale),
+        traits=_traits(trait_z, (age_z, log_bmi_z, sex), severity, beta_blocker, effect_scale),
+        watch=FIRST_GENERATION if first_generation else CURRENT,
         first_week=first_week,
+        first_day=first_day,
     )
+
+
+def standardized(age: float, bmi: float, male: bool) -> tuple[float, float, float]:
+    """Return what risks and traits are shifted by: age and log BMI in standard deviations, sex around its mean."""
+    return (age - AGE_MEAN) / AGE_SD, math.log(bmi / BMI_MEDIAN) / BMI_LOG_SD, float(male) - MALE_SHARE
 
 
 def liability_threshold(risk: Risk, base_rate: float) -> float:
@@ -109,7 +126,7 @@ def _traits(
     effect_scale: float,
 ) -> dict[str, float]:
     """Return the traits: centre, own spread, metadata, then conditions times `effect_scale`, then medication."""
-    age_z, sex, log_bmi_z = metadata
+    age_z, log_bmi_z, sex = metadata
     traits = {}
     for trait, own in zip(TRAITS, z, strict=True):
         shift = trait.spread * float(own) + trait.age * age_z + trait.male * sex + trait.bmi * log_bmi_z

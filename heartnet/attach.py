@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import polars as pl
 from heartnet.account import Account
 from heartnet.conditions import in_order
 from heartnet.errors import HeartnetError
+from heartnet.intake import Person
 from heartnet.weeks import Weeks
 
 
@@ -30,8 +32,27 @@ def attach_people(
         HeartnetError: if none of `people` is in the readings; with a strict account, if one is not.
     """
     row = _rows_by_person(weeks, people["user_id"], account, everyone, source)
-    columns = [people[name].gather(row).alias(name) for name in people.columns if name != "user_id"]
+    columns = [
+        pl.coalesce(people[name].gather(row), weeks.table[name]).alias(name)
+        for name in people.columns
+        if name != "user_id"
+    ]
     return replace(weeks, table=weeks.table.with_columns(columns))
+
+
+def attach_facts(weeks: Weeks, people: Mapping[str, Person]) -> Weeks:
+    """Return the weeks with what exports say of their people: age at the week's start, sex and BMI."""
+
+    def age(user: str, start: datetime) -> float | None:
+        born = people[user].born
+        return people[user].age if born is None else round((start.date() - born).days / 365.25, 1)
+
+    rows = [
+        (age(user, start), people[user].sex, people[user].bmi) if user in people else (None, None, None)
+        for user, start in weeks.table.select("user_id", "start").rows()
+    ]
+    schema = {"age": pl.Float64, "sex": pl.String, "bmi": pl.Float64}
+    return replace(weeks, table=weeks.table.with_columns(pl.DataFrame(rows, schema=schema, orient="row")))
 
 
 def attach_labels(

@@ -1,4 +1,4 @@
-"""The `heartnet` command: `prepare SOURCE FILE… --out FOLDER` and `describe FOLDER`."""
+"""The `heartnet` command: `prepare SOURCE FILE… [+ SOURCE FILE…] --out FOLDER` and `describe FOLDER`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,25 @@ from typing import Any, NoReturn
 from heartnet.errors import HeartnetError, did_you_mean
 
 SOURCES = {
+    "apple-health": "export.zip or export.xml of the Health app on an iPhone",
+    "fitbit": "Google Takeout of Fitbit (folder or zip), or Fitabase tables",
+    "garmin": "FIT files of a Garmin watch (folder, zip or files)",
+    "health-connect": "Health Connect export of an Android phone (zip or SQLite)",
     "table": "CSV, TSV or Parquet with any column names",
+    "wfdb": "PhysioNet records with beat and rhythm annotations",
 }
-"""Kinds of export; each is a module in `heartnet.sources` with `add_arguments(parser)` and `read(arguments, …)`."""
+"""Kinds of export; each a module in `heartnet.sources` with `add_arguments(parser)` and `read(arguments, intake)`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 if it worked, 2 with a message on stderr for bad input, 130 when interrupted."""
     try:
-        arguments = _parser().parse_args(argv)
-        arguments.run(arguments)
+        words = list(sys.argv[1:] if argv is None else argv)
+        if words[:1] == ["prepare"]:
+            _prepare(words[1:])
+        else:
+            arguments = _parser().parse_args(words)
+            arguments.run(arguments)
     except HeartnetError as error:
         print(f"heartnet: {error}", file=sys.stderr)
         return 2
@@ -34,6 +43,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("heartnet: interrupted; nothing was written", file=sys.stderr)
         return 130
     return 0
+
+
+def _prepare(words: list[str]) -> None:
+    """Parse `SOURCE FILE… [+ SOURCE FILE…]` and prepare what all sources deliver."""
+    parts: list[list[str]] = [[]]
+    for word in words:
+        if word == "+":
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    parser = _parser()
+    sources = [parser.parse_args(["prepare", *part]) for part in parts]
+    shared = import_module("heartnet.prepare")
+    shared.settle_shared_options(sources)
+    shared.prepare(sources)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,14 +93,14 @@ class _SourceParser(_Parser):
             own = import_module(f"heartnet.sources.{source.replace('-', '_')}")
             own.add_arguments(self)
             shared.add_arguments(self)
-            self.set_defaults(source=source, run=lambda arguments: shared.prepare(arguments, own.read))
+            self.set_defaults(source=source, module=own)
         return super().parse_known_args(args, namespace)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="heartnet", description="Prepare weeks of heart rate for Heartnet, and look at them.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    prepare = commands.add_parser("prepare", help="make a store of user-weeks from exports")
+    prepare = commands.add_parser("prepare", help="make a store of user-weeks from exports; sources are joined by +")
     sources = prepare.add_subparsers(dest="source", required=True, metavar="SOURCE", parser_class=_SourceParser)
     for name, summary in SOURCES.items():
         sources.add_parser(name, help=summary, description=summary).source = name

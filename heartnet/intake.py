@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import polars as pl
 
 from heartnet.account import Account
 from heartnet.errors import HeartnetError
+from heartnet.spool import Spool, week_of
 from heartnet.zones import check_zone, from_wall_clock, utc_offsets
 
 DEFAULT_USER = "person-1"
@@ -35,8 +38,8 @@ RAW_SCHEMA = pl.Schema(
 
 `instant`: `time` is UTC; else it is a wall clock of no known place. `utc_offset`: seconds east of UTC, null where it is
 not known. `heart_rate` in beats a minute. `steps`: counted in the `duration` seconds that end at `time` (null: not
-known). `device`: as `Intake.device` numbers it, 0 where not known. `file`: as `Intake.file` numbers it; `row` in it, null
-if it has no rows.
+known). `device`: as `Intake.device` numbers it, 0 where not known. `file`: as `Intake.file` numbers it; `row` in it,
+null if it has no rows.
 """
 
 EVENT_SCHEMA = pl.Schema(
@@ -48,10 +51,7 @@ EVENT_SCHEMA = pl.Schema(
         "kind": pl.String(),
     }
 )
-"""Spans of a person's time: `kind` is `"asleep"`, `"in_workout"`, or `"in_bed"` … as in `KINDS`."""
-
-KINDS = ("asleep", "in_workout")
-"""Kinds of events that become annotations of the readings."""
+"""Spans of a person's time; `kind` is one of `heartnet.events.KINDS`: `"asleep"` or `"in_workout"`."""
 
 Progress = Callable[[str, int], None]
 """Told what is being read, and how many bytes of the files were read since the last call."""
@@ -87,6 +87,7 @@ class Intake:
             they are.
         user: the person of the files (`--user`).
         user_from_filename: a regular expression with one group, the person's name.
+        folder: where readings go if there are too many for memory.
     """
 
     account: Account
@@ -98,11 +99,14 @@ class Intake:
     devices: list[Device] = field(default_factory=lambda: [Device("", 9)])
     people: dict[str, Person] = field(default_factory=dict)
     provenance: dict[str, object] = field(default_factory=dict)
-    _readings: list[pl.DataFrame] = field(default_factory=list)
+    folder: Path | None = None
+    _users: dict[str, int] = field(default_factory=dict)
+    _source: int = 0
     _events: list[pl.DataFrame] = field(default_factory=list)
     _labels: list[pl.DataFrame] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.spool = Spool(self.folder)
         if self.zone is not None:
             check_zone(self.zone)
 
@@ -111,9 +115,20 @@ class Intake:
         self.files.append(name)
         return len(self.files) - 1
 
+    def next(self, *, zone: str | None, user: str | None, user_from_filename: str | None) -> Intake:
+        """Begin another source, whose devices are believed less than all of those before; return the intake."""
+        self.zone, self.user, self.user_from_filename = (
+            zone if zone is None else check_zone(zone),
+            user,
+            user_from_filename,
+        )
+        self.provenance = {}
+        self._source += 1
+        return self
+
     def device(self, name: str, rank: int) -> int:
-        """Return the number of a device; the same for the same name and rank."""
-        device = Device(name, rank)
+        """Return the number of a device; the same for the same name and rank of one source."""
+        device = Device(name, rank + 10 * self._source)
         if device not in self.devices:
             self.devices.append(device)
         return self.devices.index(device)
@@ -158,10 +173,13 @@ class Intake:
         frame = frame.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in missing.items())
         frame = frame.select(pl.col(name).cast(dtype) for name, dtype in RAW_SCHEMA.items())
         frame = frame.with_columns(
-            pl.col("device").fill_null(0),
+            pl.col("device").fill_null(self.device("", 9)),
             pl.col("instant").fill_null(False) | pl.col("utc_offset").is_not_null(),
         )
-        self._readings.append(_localised(frame, self.zone or zone))
+        frame = _localised(frame, self.zone or zone)
+        local = pl.col("time") + pl.duration(seconds=pl.col("utc_offset").fill_null(0))
+        user = self._numbers(frame["user_id"])
+        self.spool.add(frame.drop("user_id").with_columns(user, week=week_of(local)))
 
     def events(self, frame: pl.DataFrame, zone: str | None = None) -> None:
         """Take spans of sleep and workouts: columns of `EVENT_SCHEMA`; `instant` is true where it is missing."""
@@ -187,9 +205,30 @@ class Intake:
         """Keep something about the source beside the weeks, for example which column was what."""
         self.provenance[key] = value
 
+    @property
+    def users(self) -> list[str]:
+        """The people of the readings, by name."""
+        return sorted(self._users)
+
+    def blocks(self, *, whole_people: bool = False) -> Iterator[pl.DataFrame]:
+        """Yield all readings, each week of a person (or each person) whole in one block, people by name.
+
+        Columns are those of `RAW_SCHEMA`, with `user_id` an Enum of all people, and `week` (Int32), the number of the
+        calendar week of local time; 0 with `whole_people`.
+        """
+        place = np.argsort(np.argsort(list(self._users))) if self._users else np.zeros(0, np.int64)
+        people = pl.Series("user_id", self.users, dtype=pl.Enum(self.users))
+        for frame in self.spool.blocks(place, whole_people=whole_people):
+            user = people.gather(place[frame["user"].to_numpy()])
+            week = pl.lit(0, pl.Int32) if whole_people else pl.col("week")
+            yield frame.select(user, *[name for name in RAW_SCHEMA.names() if name != "user_id"], week.alias("week"))
+
     def all_readings(self) -> pl.DataFrame:
-        """Return what was handed in, columns of `RAW_SCHEMA`; for tests and small imports."""
-        return pl.concat(self._readings) if self._readings else RAW_SCHEMA.to_frame()
+        """Return what was handed in and is held in memory, columns of `RAW_SCHEMA`; for tests."""
+        frame = self.spool.everything()
+        if frame is None:
+            return RAW_SCHEMA.to_frame()
+        return frame.with_columns(user_id=pl.Series(list(self._users)).gather(frame["user"])).select(RAW_SCHEMA.names())
 
     def all_events(self) -> pl.DataFrame:
         """Return the events handed in, columns of `EVENT_SCHEMA`."""
@@ -197,6 +236,15 @@ class Intake:
 
     def all_labels(self) -> Sequence[pl.DataFrame]:
         return self._labels
+
+    def _numbers(self, users: pl.Series) -> pl.Series:
+        """Return a number for each person; new people get the next."""
+        runs = users.rle()
+        names = runs.struct.field("value")
+        for name in names.unique(maintain_order=True):
+            self._users.setdefault(name, len(self._users))
+        numbers = names.replace_strict(self._users, return_dtype=pl.UInt32)
+        return pl.Series("user", np.repeat(numbers.to_numpy(), runs.struct.field("len").to_numpy()))
 
 
 def _localised(frame: pl.DataFrame, zone: str | None) -> pl.DataFrame:

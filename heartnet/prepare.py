@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,21 +12,24 @@ from typing import Any, Literal
 
 import polars as pl
 
+from heartnet import progress
 from heartnet.account import Account
-from heartnet.attach import account_for_labels, attach_intervals, attach_labels, attach_people
+from heartnet.attach import account_for_labels, attach_facts, attach_intervals, attach_labels, attach_people
 from heartnet.describe import describe
 from heartnet.errors import HeartnetError, did_you_mean
+from heartnet.intake import DEFAULT_USER, Intake
 from heartnet.labels import Rule, parse_conditions, read_intervals, read_labels, read_people, rules_for
 from heartnet.readings import HEART_RATE_RANGE, RawReadings, clean
 from heartnet.sources.columns import listing
-from heartnet.sources.files import TableFile
-from heartnet.store import check_target, write_store
+from heartnet.sources.files import TableFile, sha256
+from heartnet.store import StoreWriter
 from heartnet.weeks import Weeks, cut_weeks
 
-Read = Callable[..., RawReadings]
-"""A source's `read(arguments, account, progress)`."""
+LARGEST_SUMMED = 1 << 30
+"""Larger files are named in the provenance without a checksum, which would take longer than reading them."""
 
-_NOT_OPTIONS = ("files", "out", "overwrite", "run", "command", "source")
+_PER_SOURCE = ("files", "user", "user_from_filename", "time_zone")
+_NOT_OPTIONS = ("out", "overwrite", "run", "command", "source", "module", "page", "no_page", *_PER_SOURCE)
 _FILE_OPTIONS = ("labels", "label_intervals", "people")
 _NEEDED_FOR = {
     "people": ("age", "sex", "bmi", "device"),
@@ -40,10 +41,16 @@ _NEEDED_FOR = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that every source shares."""
     append: dict[str, Any] = {"action": "append", "default": [], "metavar": "COL"}
-    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where the weeks go")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the weeks go (needed)")
     parser.add_argument("--overwrite", action="store_true", help="replace the weeks that are there")
     parser.add_argument("--strict", action="store_true", help="end at the first bad row instead of counting it")
+    people = parser.add_argument_group("people")
+    people.add_argument("--user", metavar="NAME", help=f"the person of these files (default: {DEFAULT_USER})")
+    people.add_argument("--user-from-filename", metavar="REGEX", help="finds the person in the file name, by one group")
     times = parser.add_argument_group("times")
+    times.add_argument(
+        "--time-zone", metavar="ZONE", help="such as Europe/Berlin: local time, where the files do not tell it"
+    )
     times.add_argument("--time-format", metavar="FORMAT", help="strptime format, if not ISO 8601; %%z last")
     times.add_argument("--time-unit", choices=("s", "ms", "us", "ns"), help="unit of times that are numbers")
     weeks = parser.add_argument_group("weeks")
@@ -75,33 +82,124 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         labels.add_argument(f"--{role}", **append, help="column of --people")
 
 
-def prepare(arguments: argparse.Namespace, read: Read) -> None:
-    """Make a store of what `read` delivers, and print its account.
+def prepare(sources: Sequence[argparse.Namespace]) -> None:
+    """Make a store of what one or more sources deliver, and print its account.
+
+    Args:
+        sources: the options of each, with its `module`; what they share is settled in the first
+            (`settle_shared_options`).
 
     Raises:
         HeartnetError: for whatever is wrong with files or options; nothing is written then.
     """
-    _check_options(arguments)
-    check_target(arguments.out, overwrite=arguments.overwrite)
-    account = Account(strict=arguments.strict)
-    joins = [*_people(arguments, account), *_labels(arguments, account)]
-    with _progress(arguments) as progress:
-        raw = read(arguments, account, progress)
-    readings = clean(raw, account, arguments.heart_rate_range)
-    everyone = readings["user_id"].unique(maintain_order=True).to_list()
-    weeks = cut_weeks(
-        readings,
-        by=arguments.by,
-        min_wear_hours=arguments.min_wear_hours,
-        min_readings=arguments.min_readings,
-        account=account,
+    shared = sources[0]
+    _check_options(shared)
+    account = Account(strict=shared.strict)
+    joins = [*_people(shared, account), *_labels(sources, account)]
+    with StoreWriter(shared.out, overwrite=shared.overwrite) as writer:
+        intake, told = _read(sources, account, writer.folder)
+        try:
+            _cut(intake, shared, account, writer)
+        finally:
+            intake.spool.close()
+        weeks = attach_facts(writer.weeks(), intake.people)
+        joins += [(attach_intervals, labels, "the rhythms") for labels in intake.all_labels()]
+        for join, table, source in joins:
+            weeks = join(weeks, table, account, intake.users, source)
+        account_for_labels(weeks, account)
+        weeks = replace(weeks, provenance=_provenance(sources, told))
+        writer.finish(weeks, account)
+    describe(shared.out)
+
+
+def settle_shared_options(sources: Sequence[argparse.Namespace]) -> None:
+    """Move the options that all sources share into the first, wherever they were given.
+
+    Raises:
+        HeartnetError: if one is given twice, or there is no `--out`.
+    """
+    own = argparse.ArgumentParser(add_help=False)
+    add_arguments(own)
+    first = sources[0]
+    for action in own._actions:
+        name = action.dest
+        for other in sources[1:] if name not in _PER_SOURCE else ():
+            given, default = getattr(other, name), own.get_default(name)
+            if given == default:
+                continue
+            if isinstance(given, list):
+                setattr(first, name, [*getattr(first, name), *given])
+            elif getattr(first, name) in (default, given):
+                setattr(first, name, given)
+            else:
+                both = f"{getattr(first, name)} and {given}"
+                raise HeartnetError(f"{action.option_strings[0]} is given twice: {both}; it is shared by all sources")
+    if first.out is None:
+        raise HeartnetError("the option --out FOLDER is missing: where shall the weeks go?")
+
+
+def _read(sources: Sequence[argparse.Namespace], account: Account, folder: Path) -> tuple[Intake, list[dict[str, Any]]]:
+    """Return what all sources handed in, and what they told of themselves."""
+    told: list[dict[str, Any]] = []
+    paths = [path for each in sources for path in each.files]
+    intake: Intake | None = None
+    with progress.reading(paths) as bar:
+        for each in sources:
+            settings = {"zone": each.time_zone, "user": each.user, "user_from_filename": each.user_from_filename}
+            intake = Intake(account, bar, folder=folder, **settings) if intake is None else intake.next(**settings)
+            each.module.read(each, intake)
+            told.append(intake.provenance)
+    assert intake is not None, "there is at least one source"
+    return intake, told
+
+
+def _cut(intake: Intake, arguments: argparse.Namespace, account: Account, writer: StoreWriter) -> None:
+    """Clean what was read and cut it into weeks, a block after the other."""
+    events = intake.all_events()
+    names = [device.name for device in intake.devices]
+    readings = weeks = 0
+    with progress.cutting(intake.spool.rows) as bar:
+        for frame in intake.blocks(whole_people=arguments.by != "week"):
+            cleaned = clean(RawReadings(frame, intake.files, intake.devices), account, arguments.heart_rate_range)
+            readings += cleaned.height
+            if cleaned.height:
+                cut = cut_weeks(
+                    cleaned,
+                    by=arguments.by,
+                    min_wear_hours=arguments.min_wear_hours,
+                    min_readings=arguments.min_readings,
+                    account=account,
+                    events=events if events.height else None,
+                    devices=names,
+                )
+                weeks += len(cut)
+                writer.append(cut)
+            if bar is not None:
+                bar("", frame.height)
+    if not readings:
+        raise _nothing_read(intake, account)
+    if not weeks:
+        raise _no_week_left(account)
+    left = writer.weeks().table["user_id"].n_unique()
+    account.add("people", "in", len(intake.users))
+    account.note("people", "dropped: no week left", len(intake.users) - left)
+    account.add("people", "left", left)
+
+
+def _nothing_read(intake: Intake, account: Account) -> HeartnetError:
+    reasons = [f"{what}: {count:,}" for stage, what, count in account if "dropped" in what and count]
+    examples = [place for (_, what), places in account.examples.items() if "dropped" in what for place in places]
+    files = ", ".join(intake.files[:5]) + (f" and {len(intake.files) - 5:,} more" if len(intake.files) > 5 else "")
+    return HeartnetError(
+        f"no reading is left of {files or 'what was given'}. {'; '.join(reasons)}"
+        + (f". For example {examples[0]}" if examples else "")
     )
-    for join, table, source in joins:
-        weeks = join(weeks, table, account, everyone, source)
-    account_for_labels(weeks, account)
-    weeks = replace(weeks, provenance=_provenance(arguments, raw))
-    write_store(weeks, arguments.out, account=account, overwrite=arguments.overwrite)
-    describe(arguments.out)
+
+
+def _no_week_left(account: Account) -> HeartnetError:
+    why = "; ".join(f"{count:,} {what}" for stage, what, count in account if stage == "weeks" and "dropped" in what)
+    found = account.count("weeks", "in")
+    return HeartnetError(f"no week is left of {found:,}: {why}. Lower --by N, --min-wear-hours or --min-readings")
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
@@ -125,8 +223,15 @@ def _people(arguments: argparse.Namespace, account: Account) -> list[Join]:
     return [(attach_people, read_people(file, account, vars(arguments)), f"--people {file.name}")]
 
 
-def _labels(arguments: argparse.Namespace, account: Account) -> list[Join]:
-    """Read the label tables; each condition is served by the one table that has its column."""
+def _labels(sources: Sequence[argparse.Namespace], account: Account) -> list[Join]:
+    """Read the label tables; each condition is served by the one table that has its column.
+
+    Without a table, a source that has labels of its own (`HAS_LABELS`) is asked for the conditions.
+    """
+    arguments = sources[0]
+    own = any(getattr(each.module, "HAS_LABELS", False) for each in sources)
+    if own and arguments.labels is None and arguments.label_intervals is None:
+        return []
     expressions = parse_conditions(arguments.condition)
     files = {o: TableFile(path) for o in ("labels", "label_intervals") if (path := getattr(arguments, o)) is not None}
     rules = {option: rules_for(file, expressions) for option, file in files.items()}
@@ -178,49 +283,51 @@ def _check_rules(rules: dict[str, list[Rule]], expressions: dict[str, str], file
             )
 
 
-def _provenance(arguments: argparse.Namespace, raw: RawReadings) -> dict[str, object]:
+def _provenance(sources: Sequence[argparse.Namespace], told: Sequence[dict[str, Any]]) -> dict[str, object]:
     """Return what the weeks were made of: options, and files by name and checksum."""
-    options = {key: value for key, value in vars(arguments).items() if key not in _NOT_OPTIONS}
+    shared = argparse.ArgumentParser(add_help=False)
+    add_arguments(shared)
+    common = {action.dest for action in shared._actions} - set(_PER_SOURCE)
+    options = {key: value for key, value in vars(sources[0]).items() if key in common and key not in _NOT_OPTIONS}
+    tables = [options[key] for key in _FILE_OPTIONS if options[key] is not None]
     options.update({key: options[key].name for key in _FILE_OPTIONS if options[key] is not None})
-    for path in getattr(arguments, "files", []):
-        named = {key: value for key, value in options.items() if isinstance(value, list)}
-        options.update({key: [item.replace(f"{path}:", f"{path.name}:") for item in named[key]] for key in named})
-    paths = [*getattr(arguments, "files", []), *(getattr(arguments, key) for key in _FILE_OPTIONS)]
-    files = [TableFile(path) for path in dict.fromkeys(path for path in paths if path is not None)]
     try:
         release = version("heartnet")
     except PackageNotFoundError:
         release = "unknown"
     return {
         "kind": "prepared",
-        "source": arguments.source,
         "heartnet": release,
         "options": options,
-        "files": [{"name": f.name, "bytes": f.path.stat().st_size, "sha256": f.sha256()} for f in files],
-        **raw.provenance,
+        "files": [_file(path) for path in tables],
+        "sources": [
+            {
+                "source": each.source,
+                "options": _own_options(each, common),
+                "files": [_file(path) for path in each.files],
+                **facts,
+            }
+            for each, facts in zip(sources, told, strict=True)
+        ],
     }
 
 
-@contextmanager
-def _progress(arguments: argparse.Namespace) -> Iterator[Callable[[TableFile, int], None] | None]:
-    """Show how much of the files is read, if somebody watches."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+def _own_options(source: argparse.Namespace, common: set[str]) -> dict[str, Any]:
+    """Return the options of one source, without the folders of its files."""
+    found = {k: v for k, v in vars(source).items() if k not in common and k not in _NOT_OPTIONS}
+    found |= {key: getattr(source, key) for key in _PER_SOURCE if key != "files"}
+    for path in source.files:
+        lists = {key: value for key, value in found.items() if isinstance(value, list)}
+        found |= {key: [item.replace(f"{path}:", f"{path.name}:") for item in value] for key, value in lists.items()}
+    return found
 
-    total = sum(path.stat().st_size for path in arguments.files if path.is_file())
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=total)
-        yield lambda file, count: bar.update(task, advance=count, description=f"reading {file.name}")
+
+def _file(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        files = [file for file in path.rglob("*") if file.is_file()]
+        return {"name": path.resolve().name, "files": len(files), "bytes": sum(file.stat().st_size for file in files)}
+    size = path.stat().st_size
+    return {"name": path.name, "bytes": size, "sha256": sha256(path) if size <= LARGEST_SUMMED else None}
 
 
 def _by(text: str) -> Literal["week"] | int:

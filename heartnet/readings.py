@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import polars as pl
 
 from heartnet.account import Account
-from heartnet.errors import HeartnetError
+from heartnet.intake import Device
+from heartnet.steps import near_a_better_one, share_counted_once, time_axis
 
 SCHEMA = pl.Schema(
     {
@@ -17,13 +19,12 @@ SCHEMA = pl.Schema(
         "utc_offset": pl.Int32(),
         "heart_rate": pl.Float32(),
         "steps": pl.Float32(),
+        "device": pl.UInt16(),
     }
 )
 """`time` is the UTC instant where the offset is known and else the wall clock as written; local time is `time` plus
-`utc_offset` seconds. `heart_rate` in beats a minute, `steps` counted since the reading before; null is missing."""
-
-RAW_SCHEMA = pl.Schema({**SCHEMA, "file": pl.UInt16(), "row": pl.Int64()})
-"""What a source delivers: readings in any order, and where each was written."""
+`utc_offset` seconds. `heart_rate` in beats a minute, `steps` counted since the reading before; null is missing.
+`device` is the number of the device that measured the heart rate, or counted the steps, 0 where it is not known."""
 
 HEART_RATE_RANGE = (20.0, 250.0)
 """Plausible beats a minute, both ends included. Above 250 lies only what a detector makes of noise (the shortest
@@ -32,135 +33,169 @@ conduction through the human AV node is near 240 ms); below 20, only missed beat
 
 @dataclass(frozen=True)
 class RawReadings:
-    """What a source read.
+    """Readings as written, whole weeks or whole people of them.
 
     Attributes:
-        frame: columns of `RAW_SCHEMA`; `file` indexes `files`, `row` is the row in it (null if it has no rows).
-        files: names of the files.
-        provenance: what of the source should be kept beside the weeks, for example which column was what.
+        frame: columns of `heartnet.intake.RAW_SCHEMA`, and `week` (Int32), the number of the calendar week of local
+            time, in which overlaps are looked for. `user_id` may be an Enum.
+        files: names of the files, by number.
+        devices: devices, by number.
     """
 
     frame: pl.DataFrame
-    files: tuple[str, ...]
-    provenance: Mapping[str, object] = field(default_factory=dict)
+    files: Sequence[str]
+    devices: Sequence[Device] = (Device("", 0),)
 
     def places(self, where: pl.Series, column: str, limit: int) -> list[str]:
         """Return up to `limit` descriptions, `"hr.csv row 12: heart_rate 900"`, of the rows where `where` is true."""
         rows = self.frame.filter(where).head(limit).select("file", "row", column).rows()
-        return [
-            f"{self.files[file]}{'' if row is None else f' row {row}'}: {column} {_plain(value)}"
-            for file, row, value in rows
-        ]
+        return [f"{self.place(file, row)}: {column} {_plain(value)}" for file, row, value in rows]
+
+    def place(self, file: int | None, row: int | None) -> str:
+        return f"{'' if file is None else self.files[file]}{'' if row is None else f' row {row}'}"
 
 
 def clean(raw: RawReadings, account: Account, heart_rate_range: tuple[float, float] = HEART_RATE_RANGE) -> pl.DataFrame:
-    """Return the readings, sorted by person and time, one row a person and time, and account for every row lost.
+    """Return the readings, sorted by person, week and time, one row a person and time; account for every row lost.
 
     A heart rate outside the range or a negative step count becomes missing; a row in which nothing was measured (no
-    heart rate, and no steps or 0) is dropped. Of several rows at one moment, one is left: its heart rate is the mean
-    of the heart rates, its steps the highest count (devices that overlap count the same steps).
+    heart rate, and no steps or 0) is dropped. Each step is counted once (`heartnet.steps.share_counted_once`), and a
+    heart rate near one of a better device is dropped. Of several rows at one moment, one is left: those of the best
+    device are believed; its heart rate is the mean of theirs, its steps the highest count, or the sum of the shares of
+    intervals that end there.
 
     Returns:
-        A frame of `SCHEMA`.
+        A frame of `SCHEMA`, and `week`; `user_id` as it came.
 
     Raises:
-        HeartnetError: if no reading is left; with a strict account, at the first bad row.
+        HeartnetError: with a strict account, at the first bad row.
     """
     raw = _without_bad_values(raw, account, heart_rate_range)
     measured = (pl.col("heart_rate").is_not_null() | (pl.col("steps") > 0)).fill_null(False)
     frame = raw.frame.filter(measured)
     account.note("rows", "dropped: no heart rate, and no steps or 0", raw.frame.height - frame.height)
-    raw = RawReadings(frame, raw.files)
-    _note_backwards(raw, account)
-    frame = _merged(RawReadings(_sorted(frame), raw.files), account)
+    raw = replace(raw, frame=_sorted(frame))
+    _note_mixed_clocks(raw, account)
+    raw = _each_step_once(raw, account)
+    frame = _merged(raw, account)
     account.add("rows", "left", frame.height)
-    if frame.is_empty():
-        reasons = [f"{what}: {count:,}" for stage, what, count in account if "dropped" in what and count]
-        examples = [place for places in account.examples.values() for place in places]
-        raise HeartnetError(
-            f"no reading is left of {', '.join(raw.files)}. {'; '.join(reasons)}"
-            + (f". For example {examples[0]}" if examples else "")
-        )
     return frame
 
 
 def _without_bad_values(raw: RawReadings, account: Account, heart_rate_range: tuple[float, float]) -> RawReadings:
     low, high = heart_rate_range
-    frame = raw.frame.with_columns(pl.col("heart_rate", "steps").fill_nan(None))
-    raw = RawReadings(frame, raw.files)
+    raw = replace(raw, frame=raw.frame.with_columns(pl.col("heart_rate", "steps").fill_nan(None)))
+    frame = raw.frame
     implausible = ~frame["heart_rate"].is_between(low, high).fill_null(True)
-    if implausible.any():
-        places = raw.places(implausible, "heart_rate", account.max_examples)
-        what = f"dropped: heart rate outside {low:g}–{high:g} bpm"
-        account.bad("values", what, int(implausible.sum()), places)
     negative = ~(frame["steps"].is_between(0, float("inf"), closed="left").fill_null(True))
-    if negative.any():
-        places = raw.places(negative, "steps", account.max_examples)
-        account.bad("values", "dropped: steps below 0", int(negative.sum()), places)
-    if not (implausible.any() or negative.any()):
-        return raw
-    frame = frame.with_columns(
-        pl.when(~implausible).then(pl.col("heart_rate")), pl.when(~negative).then(pl.col("steps"))
-    )
-    return RawReadings(frame, raw.files)
-
-
-def _note_backwards(raw: RawReadings, account: Account) -> None:
-    same = (pl.col("user_id") == pl.col("user_id").shift()) & (pl.col("file") == pl.col("file").shift())
-    back = raw.frame.select((same & (pl.col("time") < pl.col("time").shift())).fill_null(False)).to_series()
-    if back.any():
-        places = raw.places(back, "time", account.max_examples)
-        account.bad("rows", "noted: time before the row above (sorted)", int(back.sum()), places)
+    for column, bad, what in (
+        ("heart_rate", implausible, f"dropped: heart rate outside {low:g}–{high:g} bpm"),
+        ("steps", negative, "dropped: steps below 0"),
+    ):
+        if bad.any():
+            account.bad("values", what, int(bad.sum()), raw.places(bad, column, account.max_examples))
+            frame = frame.with_columns(pl.when(~bad).then(pl.col(column)))
+    return replace(raw, frame=frame)
 
 
 def _sorted(frame: pl.DataFrame) -> pl.DataFrame:
-    user, time = pl.col("user_id"), pl.col("time")
-    ordered = (user > user.shift()) | ((user == user.shift()) & (time >= time.shift()))
-    if frame.select(ordered.fill_null(True).all()).item():
+    user, week, time = (frame[name].to_physical().to_numpy() for name in ("user_id", "week", "time"))
+    if frame["user_id"].dtype == pl.String:
+        return frame.sort("user_id", "week", "time", maintain_order=True)
+    rising = (time[1:] >= time[:-1]) & (week[1:] == week[:-1]) | (week[1:] > week[:-1])
+    if ((rising & (user[1:] == user[:-1])) | (user[1:] > user[:-1])).all():
         return frame
-    return frame.sort("user_id", "time", maintain_order=True)
+    return frame.sort("user_id", "week", "time", maintain_order=True)
+
+
+def _note_mixed_clocks(raw: RawReadings, account: Account) -> None:
+    if raw.frame.is_empty() or raw.frame["instant"].all() or not raw.frame["instant"].any():
+        return
+    mixed = raw.frame.select(~pl.col("instant") & pl.col("instant").any().over("user_id", "week")).to_series()
+    what = "noted: time without an offset, where others of the person have one (taken as UTC; see --time-zone)"
+    account.bad("rows", what, int(mixed.sum()), raw.places(mixed, "time", account.max_examples))
+
+
+def _each_step_once(raw: RawReadings, account: Account) -> RawReadings:
+    """Settle intervals of steps that overlap, and heart rates of several devices."""
+    frame = raw.frame
+    several = frame["device"].n_unique() > 1
+    if frame.is_empty() or not (several or (frame["duration"] > 0).any()):
+        return raw
+    frame = frame.with_columns(group=pl.struct("user_id", "week").rle_id())
+    rank = np.array([device.rank for device in raw.devices])[frame["device"].to_numpy()]
+    group = frame["group"].to_numpy().astype(np.int64)
+    end = frame["time"].dt.timestamp("ms").to_numpy()
+    start = end - (1000 * frame["duration"].fill_null(0.0).clip(0).to_numpy()).astype(np.int64)
+    axis = time_axis(group, start, end)
+
+    share = np.ones(frame.height)
+    counted = np.flatnonzero((frame["steps"] > 0).fill_null(False).to_numpy())
+    if len(counted):
+        steps = frame["steps"].gather(counted).to_numpy()
+        at = (start + axis)[counted], (end + axis)[counted]
+        moments = (at[0] == at[1]) & ~several
+        share[counted] = np.where(moments, 1.0, share_counted_once(*at, rank[counted], steps))
+    near = np.zeros(frame.height, bool)
+    measured = np.flatnonzero(frame["heart_rate"].is_not_null().to_numpy())
+    if several and len(measured):
+        near[measured] = near_a_better_one((end + axis)[measured], rank[measured])
+    before = frame.select(pl.col("steps").cast(pl.Float64).sum()).item()
+    frame = frame.with_columns(
+        heart_rate=pl.when(pl.Series(~near)).then(pl.col("heart_rate")),
+        steps=pl.when(pl.Series(share > 0)).then((pl.col("steps") * pl.Series(share)).cast(pl.Float32)),
+    ).drop("group")
+    again = round(before - frame.select(pl.col("steps").cast(pl.Float64).sum()).item())
+    account.note("steps", "dropped: counted by another device, or twice (watch first)", again)
+    left = frame["heart_rate"].is_not_null() | (frame["steps"] > 0).fill_null(False)
+    what = "merged: measured by a better device too (steps in an interval, heart rates within 30 s)"
+    account.note("rows", what, int((~left).sum()), raw.places(~left, "time", account.max_examples))
+    return replace(raw, frame=frame.filter(left))
 
 
 def _merged(raw: RawReadings, account: Account) -> pl.DataFrame:
-    frame = raw.frame
-    again = (pl.col("user_id") == pl.col("user_id").shift()) & (pl.col("time") == pl.col("time").shift())
-    frame = frame.with_columns(again=again.fill_null(False))
-    if not frame["again"].any():
-        return frame.select(SCHEMA.names())
-    several = (pl.col("again") | pl.col("again").shift(-1, fill_value=False)).alias("several")
-    frame = frame.with_columns(several)
-    hr, steps = pl.col("heart_rate"), pl.col("steps")
-    conflict = (hr.drop_nulls().n_unique() > 1) | (steps.drop_nulls().n_unique() > 1)
-    groups = (
-        frame.filter("several")
-        .group_by("user_id", "time", maintain_order=True)
-        .agg(
-            pl.col("utc_offset").first(),
-            hr.cast(pl.Float64).mean().cast(pl.Float32),
-            steps.max(),
-            conflict=conflict,
-            pair=(hr.count() <= 1) & (steps.count() <= 1),
-            merged=pl.len() - 1,
-            file=pl.col("file").last(),
-            row=pl.col("row").last(),
-            values=pl.format("{}, {}", hr.drop_nulls().unique(maintain_order=True).cast(pl.String).str.join(" and "),
-                             steps.drop_nulls().unique(maintain_order=True).cast(pl.String).str.join(" and ")),
-        )
-    )  # fmt: skip
+    columns = [*SCHEMA.names(), "week"]
+    frame = raw.frame.with_columns(pl.col("utc_offset").fill_null(0))
+    time, user = (frame[name].to_physical() for name in ("time", "user_id"))
+    again = ((time == time.shift()) & (user == user.shift())).fill_null(False)
+    if not again.any():
+        return frame.select(columns)
+    several = again | again.shift(-1, fill_value=False)
+    rank = pl.Series("rank", np.array([device.rank for device in raw.devices])[frame["device"].to_numpy()])
+    doubled = frame.with_columns(rank).filter(several)
+    hr, steps, spans = pl.col("heart_rate"), pl.col("steps"), pl.col("duration").fill_null(0) > 0
+    best_hr = hr.filter(pl.col("rank") == pl.col("rank").filter(hr.is_not_null()).min()).drop_nulls()
+    moments = steps.filter(~spans & (pl.col("rank") == pl.col("rank").filter(steps.is_not_null() & ~spans).min()))
+    total = pl.sum_horizontal(steps.filter(spans).sum(), moments.max().fill_null(0))
+    groups = doubled.group_by("user_id", "time", maintain_order=True).agg(
+        pl.col("utc_offset", "week").first(),
+        best_hr.cast(pl.Float64).mean().cast(pl.Float32),
+        pl.when(steps.is_not_null().any()).then(total).cast(pl.Float32).alias("steps"),
+        device=pl.col("device").sort_by(hr.is_null(), "rank").first(),
+        conflict=(hr.drop_nulls().n_unique() > 1) | (steps.filter(~spans).drop_nulls().n_unique() > 1),
+        pair=(hr.count() <= 1) & (steps.count() <= 1),
+        merged=pl.len() - 1,
+        file=pl.col("file").last(),
+        row=pl.col("row").last(),
+        values=pl.format(
+            "{}, {}",
+            hr.drop_nulls().unique(maintain_order=True).cast(pl.String).str.join(" and "),
+            steps.drop_nulls().unique(maintain_order=True).cast(pl.String).str.join(" and "),
+        ),
+    )
     for what, kind in (
         ("merged: heart rate and steps of one moment", pl.col("pair")),
         ("merged: the same reading again", ~pl.col("pair") & ~pl.col("conflict")),
     ):
         account.note("rows", what, int(groups.filter(kind)["merged"].sum()))
-    conflicts = groups.filter("conflict")
+    conflicts = groups.filter("conflict", ~pl.col("pair"))
     places = [
-        f"{raw.files[file]} row {row}: {time} has {values.strip(', ')}"
+        f"{raw.place(file, row)}: {time} has {values.strip(', ')}"
         for file, row, time, values in conflicts.head(3).select("file", "row", "time", "values").rows()
     ]
     what = "merged: different values at one moment (mean heart rate, highest steps)"
     account.bad("rows", what, int(conflicts["merged"].sum()), places)
-    singles = frame.filter(~pl.col("several")).select(SCHEMA.names())
-    return _sorted(pl.concat([singles, groups.select(SCHEMA.names())]))
+    return _sorted(pl.concat([frame.filter(~several).select(columns), groups.select(columns)]))
 
 
 def _plain(value: object) -> str:

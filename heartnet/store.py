@@ -53,23 +53,134 @@ def write_store(weeks: Weeks, path: str | Path, *, account: Account | None = Non
         HeartnetError: if there are no weeks, if `path` exists (and is no store, or `overwrite` is not set), if its
             parent does not exist, or if writing fails, for example on a full disk; nothing is left behind then.
     """
-    path = Path(path)
-    check_target(path, overwrite=overwrite)
-    if len(weeks) == 0:
-        raise HeartnetError("there are no weeks to write")
-    partial: Path | None = None
-    try:
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.absolute().parent))
-        partial.chmod(0o777 & ~_umask())
-        _write_files(weeks, partial, account or Account())
-        _put_in_place(partial, path)
-    except OSError as error:
-        raise HeartnetError(f"cannot write {path}: {error.strerror or error}. Nothing was left behind") from error
-    except pl.exceptions.PolarsError as error:
-        raise HeartnetError(f"cannot write {path}: {error}. Nothing was left behind") from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
+    with StoreWriter(path, overwrite=overwrite) as writer:
+        writer.append(weeks)
+        writer.finish(weeks, account or Account())
+
+
+class StoreWriter:
+    """Writes a store in pieces, as a context: `append` weeks, then `finish`; without `finish` nothing is left behind.
+
+    Raises:
+        HeartnetError: as `write_store`, wherever it happens.
+    """
+
+    def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        check_target(self.path, overwrite=overwrite)
+        self._folder: Path | None = None
+        self._arrays: dict[str, _GrowingArray] = {}
+        self._tables: list[pl.DataFrame] = []
+        self._readings = 0
+
+    @property
+    def folder(self) -> Path:
+        """The hidden folder beside the store in which it grows, on the same disk."""
+        assert self._folder is not None, "a StoreWriter is used in a with statement"
+        return self._folder
+
+    def __enter__(self) -> StoreWriter:
+        with self._told():
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.partial-", dir=self.path.absolute().parent))
+            self._folder.chmod(0o777 & ~_umask())
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        for array in self._arrays.values():
+            array.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def append(self, weeks: Weeks) -> None:
+        """Add the readings of more weeks, and their rows of the table."""
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "readings": weeks.readings,
+            "local_time": weeks.local_time,
+            "offsets": weeks.offsets[1:] + self._readings if self._arrays else weeks.offsets,
+            **{f"annotation_{name}": array for name, array in weeks.annotations.items()},
+        }
+        with self._told():
+            for name, array in arrays.items():
+                if name not in self._arrays:
+                    self._arrays[name] = _GrowingArray(self.folder / f"{name}.npy", array)
+                self._arrays[name].append(array)
+        self._readings += len(weeks.readings)
+        self._tables.append(weeks.table)
+
+    def weeks(self) -> Weeks:
+        """Return all weeks so far; their arrays are memory-mapped, and there are no conditions."""
+        with self._told():
+            arrays = {name: array.mapped() for name, array in self._arrays.items()}
+        return Weeks(
+            arrays["readings"],
+            arrays["local_time"],
+            arrays["offsets"],
+            pl.concat(self._tables),
+            (),
+            _annotations(arrays),
+        )
+
+    def finish(self, weeks: Weeks, account: Account) -> None:
+        """Write the table, conditions and provenance of `weeks`, whose readings were appended, and put all in place."""
+        if not self._tables or len(weeks) == 0:
+            raise HeartnetError("there are no weeks to write")
+        _check_consistent(weeks)
+        with self._told():
+            files = {f"{name}.npy": array.finish() for name, array in self._arrays.items()}
+            _write_table(weeks, self.folder, files, account)
+            _put_in_place(self.folder, self.path)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise HeartnetError(
+                f"cannot write {self.path}: {error.strerror or error}. Nothing was left behind"
+            ) from error
+        except pl.exceptions.PolarsError as error:
+            raise HeartnetError(f"cannot write {self.path}: {error}. Nothing was left behind") from error
+
+
+class _GrowingArray:
+    """A .npy file whose first axis grows; NumPy's header leaves room for its length."""
+
+    def __init__(self, path: Path, like: npt.NDArray[Any]) -> None:
+        self.path, self.dtype, self.tail = path, like.dtype, like.shape[1:]
+        self.length = 0
+        self._file = path.open("wb")
+
+    def append(self, array: npt.NDArray[Any]) -> None:
+        if self.length == 0:
+            self._header()
+        if (array.dtype, array.shape[1:]) != (self.dtype, self.tail):
+            raise HeartnetError(f"{self.path.stem}: {array.dtype} {array.shape} was added to {self.dtype} {self.tail}")
+        if len(array):
+            self._file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        self.length += len(array)
+
+    def mapped(self) -> npt.NDArray[Any]:
+        self._header()
+        mapped: npt.NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return mapped
+
+    def finish(self) -> dict[str, Any]:
+        """Bring the file to the disk and return its entry in the manifest."""
+        self._header()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return {"dtype": self.dtype.str, "shape": [self.length, *self.tail]}
+
+    def close(self) -> None:
+        with suppress(OSError):  # nothing of it is kept
+            self._file.close()
+
+    def _header(self) -> None:
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length, *self.tail)}
+        self._file.seek(0)
+        np.lib.format.write_array_header_1_0(cast(IO[bytes], SimpleNamespace(write=self._file.write)), header)
+        self._file.seek(0, os.SEEK_END)
+        self._file.flush()
 
 
 def open_store(path: str | Path, *, verify: bool = False) -> Weeks:
@@ -184,20 +295,8 @@ def check_target(path: str | Path, *, overwrite: bool = False) -> None:
         raise HeartnetError(f"{path} holds {foreign[0]!r}, which is no part of a store: nothing was overwritten")
 
 
-def _write_files(weeks: Weeks, folder: Path, account: Account) -> None:
-    _check_consistent(weeks)
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "readings": weeks.readings,
-        "local_time": weeks.local_time,
-        "offsets": weeks.offsets,
-        **{f"annotation_{name}": array for name, array in weeks.annotations.items()},
-    }
-    files: dict[str, dict[str, Any]] = {}
-    for name, array in arrays.items():
-        with _synced(folder / f"{name}.npy") as file:
-            writer = cast(IO[bytes], SimpleNamespace(write=file.write))  # NumPy's own way loses why a write failed
-            np.lib.format.write_array(writer, np.ascontiguousarray(array), allow_pickle=False)
-        files[f"{name}.npy"] = {"dtype": array.dtype.str, "shape": list(array.shape)}
+def _write_table(weeks: Weeks, folder: Path, files: dict[str, dict[str, Any]], account: Account) -> None:
+    """Write the table, and the manifest with the checksums of all files."""
     with _synced(folder / _TABLE) as file:
         weeks.table.write_parquet(file)
     files[_TABLE] = {}
@@ -223,6 +322,11 @@ def _write_files(weeks: Weeks, folder: Path, account: Account) -> None:
     with _synced(folder / _MANIFEST) as file:
         file.write(json.dumps(manifest, indent=1, ensure_ascii=False).encode())
     _sync_folder(folder)
+
+
+def _annotations(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.uint8]]:
+    prefix = "annotation_"
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _put_in_place(partial: Path, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +12,9 @@ import polars as pl
 
 from heartnet.account import Account
 from heartnet.errors import HeartnetError
+from heartnet.events import UNKNOWN as UNKNOWN
+from heartnet.events import annotate
+from heartnet.spool import MONDAY, WEEK
 from heartnet.thinning import fold_steps, thin
 
 CHANNELS: tuple[str, ...] = ("heart_rate", "steps", "dt")
@@ -22,12 +25,6 @@ MAX_READINGS = 4096
 
 WEAR_GAP_SECONDS = 1800.0
 """A pause longer than this between two readings counts as not worn."""
-
-UNKNOWN = 255
-"""In `Weeks.annotations`: nobody knows, for example in a week in which no sleep was recorded."""
-
-_WEEK = 7 * 86_400_000_000
-_MONDAY = 4 * 86_400_000_000  # 1970-01-05 was the first Monday
 
 
 @dataclass(frozen=True)
@@ -76,13 +73,16 @@ def cut_weeks(
     min_wear_hours: float | None = None,
     min_readings: int = 1,
     account: Account | None = None,
+    events: pl.DataFrame | None = None,
+    devices: Sequence[str] = ("",),
     provenance: Mapping[str, object] | None = None,
 ) -> Weeks:
     """Cut readings into user-weeks and drop those with too little in them.
 
-    A calendar week begins on Monday at 00:00 local time; once a person's new week has begun, a clock set back does
-    not return to the old one. A week longer than `MAX_READINGS` is thinned (`heartnet.thinning`), its wear hours
-    being those before.
+    A calendar week begins on Monday at 00:00 local time; each reading belongs to the week of its own local time, and
+    stands in it by UTC, so that a clock set back (travel, the end of summer time) breaks no order: `dt` is never
+    negative, only local time goes back. A week longer than `MAX_READINGS` is thinned (`heartnet.thinning`), its wear
+    hours being those before.
 
     Args:
         readings: as `heartnet.readings.clean` returns them.
@@ -90,30 +90,37 @@ def cut_weeks(
         min_wear_hours: least sum of the pauses of up to `WEAR_GAP_SECONDS` between readings; `None` is 24 for
             calendar weeks and 0 for runs.
         min_readings: least number of readings with a heart rate.
-        account: notes what came in, was dropped and is left, of readings, weeks and people.
+        account: notes what came in, was dropped and is left, of readings and weeks.
+        events: spans of sleep and workouts (`heartnet.intake.EVENT_SCHEMA`), which become annotations; with None there
+            are none.
+        devices: names, by the numbers in `readings`; a week's is the one that measured most of its heart rates.
         provenance: kept in the result.
 
+    Returns:
+        The weeks; none, if none is left.
+
     Raises:
-        HeartnetError: if no week is left, or N is not within 2–`MAX_READINGS`.
+        HeartnetError: if N is not within 2–`MAX_READINGS`.
     """
     if by != "week" and not 2 <= by <= MAX_READINGS:
         raise HeartnetError(f"runs of {by} readings: expected 'week' or a number from 2 to {MAX_READINGS:,}")
     account = Account() if account is None else account
     if min_wear_hours is None:
         min_wear_hours = 24.0 if by == "week" else 0.0
+    readings = _in_order(readings, by)
     time = readings["time"].dt.timestamp("us").to_numpy()
-    local = time + readings["utc_offset"].cast(pl.Int64).to_numpy() * 1_000_000
-    heart_rate = readings["heart_rate"].cast(pl.Float32).fill_null(np.nan).to_numpy()
-    steps = readings["steps"].cast(pl.Float32).fill_null(np.nan).to_numpy()
+    offset = readings["utc_offset"].cast(pl.Int64).to_numpy() * 1_000_000
+    local = time + offset if offset.any() else time
+    person = readings["user_id"].rle_id().to_numpy().astype(np.int64)
+    heart_rate = readings["heart_rate"].fill_null(np.nan).to_numpy()
+    steps = readings["steps"].fill_null(np.nan).to_numpy()
 
-    starts = _week_starts(readings["user_id"], local) if by == "week" else _run_starts(readings["user_id"], by)
+    starts = _week_starts(person, local) if by == "week" else _run_starts(person, by)
     sizes = np.diff(starts, append=len(time))
     wear = _wear_hours(time, starts)
     rates = np.add.reduceat((~np.isnan(heart_rate)).astype(np.int64), starts)
-    users = readings["user_id"].gather(starts)
     kept = _account_for_weeks(
         account,
-        users,
         sizes,
         {
             f"dropped: less than {by} readings left at a person's end": sizes < (0 if by == "week" else by),
@@ -126,33 +133,66 @@ def cut_weeks(
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     table = pl.DataFrame(
         {
-            "user_id": users.filter(pl.Series(kept)),
+            "user_id": readings["user_id"].gather(starts[kept]).cast(pl.String),
             "start": pl.Series(_start(local[starts[kept]], by)).cast(pl.Datetime("us")),
             "readings": pl.Series(lengths, dtype=pl.Int64),
             "wear_hours": wear[kept],
-            "utc_offset": readings["utc_offset"].gather(starts).filter(pl.Series(kept)),
+            "utc_offset": readings["utc_offset"].gather(starts[kept]),
+            "device": _devices(readings, heart_rate, starts, sizes, devices).filter(pl.Series(kept)),
         }
     ).with_columns(
-        pl.lit(None, pl.String).alias("device"),
         pl.lit(None, pl.Float64).alias("age"),
         pl.lit(None, pl.String).alias("sex"),
         pl.lit(None, pl.Float64).alias("bmi"),
     )
-    channels = _channels(time[rows], heart_rate[rows], steps[rows], offsets)
-    return Weeks(channels, local[rows], offsets, table, conditions=(), provenance=dict(provenance or {}))
+    whole = len(rows) == len(time)
+    if not whole:
+        time, local, heart_rate, steps = time[rows], local[rows], heart_rate[rows], steps[rows]
+    annotations = {} if events is None else annotate(time, table["user_id"], offsets, events)
+    channels = _channels(time, heart_rate, steps, offsets)
+    return Weeks(channels, local, offsets, table, (), annotations, dict(provenance or {}))
 
 
-def _week_starts(users: pl.Series, local: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    person = users.rle_id().cast(pl.Int64).to_numpy()
-    week = (local - _MONDAY) // _WEEK
-    key = np.maximum.accumulate(person * (1 << 22) + week + (1 << 21))
-    return np.flatnonzero(np.diff(key, prepend=-1))
+def _in_order(readings: pl.DataFrame, by: Literal["week"] | int) -> pl.DataFrame:
+    """Return the readings with each calendar week in one piece, also where a clock was set back over midnight."""
+    if by != "week":
+        return readings
+    local = (readings["time"].dt.timestamp("us") + readings["utc_offset"].cast(pl.Int64) * 1_000_000).to_numpy()
+    week = (local - MONDAY) // WEEK
+    back = np.flatnonzero(week[1:] < week[:-1])
+    user = readings["user_id"]
+    if not (user.gather(back) == user.gather(back + 1)).any():
+        return readings
+    number = readings["user_id"].rle_id()
+    return readings.with_columns(number=number, week=pl.Series(week)).sort("number", "week", maintain_order=True)
 
 
-def _run_starts(users: pl.Series, length: int) -> npt.NDArray[np.int64]:
-    runs = users.rle().struct.field("len").to_list()
-    firsts = np.concatenate([[0], np.cumsum(runs)[:-1]])
-    return np.concatenate([np.arange(first, first + n, length) for first, n in zip(firsts, runs, strict=True)])
+def _week_starts(person: npt.NDArray[np.int64], local: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    week = (local - MONDAY) // WEEK
+    opens = (week[1:] != week[:-1]) | (person[1:] != person[:-1])
+    return np.concatenate([np.zeros(1, np.int64), np.flatnonzero(opens) + 1])
+
+
+def _run_starts(person: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
+    firsts = np.flatnonzero(np.diff(person, prepend=-1))
+    ends = np.append(firsts[1:], len(person))
+    return np.concatenate([np.arange(first, end, length) for first, end in zip(firsts, ends, strict=True)])
+
+
+def _devices(
+    readings: pl.DataFrame,
+    heart_rate: npt.NDArray[np.float32],
+    starts: npt.NDArray[np.int64],
+    sizes: npt.NDArray[np.int64],
+    names: Sequence[str],
+) -> pl.Series:
+    """Return for each week the name of the device that measured most of its heart rates, null if it is not known."""
+    device = readings["device"].to_numpy()
+    measured = ~np.isnan(heart_rate)
+    counts = [np.add.reduceat((measured & (device == number)).astype(np.int64), starts) for number in range(len(names))]
+    most = np.argmax(np.stack(counts), axis=0) if len(names) > 1 else np.zeros(len(sizes), np.int64)
+    found = pl.Series(names, dtype=pl.String).gather(most)
+    return found.set(found == "", None)
 
 
 def _wear_hours(time: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -163,12 +203,11 @@ def _wear_hours(time: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> n
 
 
 def _start(first: npt.NDArray[np.int64], by: Literal["week"] | int) -> npt.NDArray[np.int64]:
-    return (first - _MONDAY) // _WEEK * _WEEK + _MONDAY if by == "week" else first
+    return (first - MONDAY) // WEEK * WEEK + MONDAY if by == "week" else first
 
 
 def _account_for_weeks(
     account: Account,
-    users: pl.Series,
     sizes: npt.NDArray[np.int64],
     reasons: Mapping[str, npt.NDArray[np.bool_]],
 ) -> npt.NDArray[np.bool_]:
@@ -183,15 +222,6 @@ def _account_for_weeks(
             account.add("readings", what, int(sizes[dropped].sum()))
         kept &= ~applies
     account.add("weeks", "left", int(kept.sum()))
-    people, left = users.n_unique(), users.filter(pl.Series(kept)).n_unique()
-    account.add("people", "in", people)
-    account.note("people", "dropped: no week left", people - left)
-    account.add("people", "left", left)
-    if not kept.any():
-        why = "; ".join(f"{count:,} {what}" for stage, what, count in account if stage == "weeks" and "dropped" in what)
-        raise HeartnetError(
-            f"no week is left of {len(sizes):,}: {why}. Lower --by N, --min-wear-hours or --min-readings"
-        )
     return kept
 
 

@@ -251,3 +251,42 @@ def test_a_file_of_labels_and_metadata_is_counted_once_for_each(
         "noted: in --labels bio.csv and not in the readings": 1,
     }
     capsys.readouterr()
+
+
+def test_two_sources_of_one_person_are_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A watch in local time with an offset, and a phone's steps in a wall clock of a stated time zone."""
+    start = datetime(2026, 1, 5)
+    watch, phone = tmp_path / "watch.csv", tmp_path / "phone.csv"
+    rates = [f"{(start + timedelta(minutes=i)).isoformat()}+01:00,{60 + i % 9}" for i in range(1800)]
+    watch.write_text("time,hr\n" + "\n".join(rates) + "\n")
+    phone.write_text("time,steps\n2026-01-05 10:00:30,17\n")
+    words = ["prepare", "table", watch, "+", "table", phone, "--time-zone", "Europe/Berlin"]
+    assert run(*words, "--out", tmp_path / "weeks") == 0
+    weeks = open_store(tmp_path / "weeks")
+    assert len(weeks) == 1
+    assert len(weeks.readings) == 1801
+    row = int(np.flatnonzero(weeks.readings[:, 1] == 17)[0])
+    assert weeks.readings[row, 2] == 30
+    assert weeks.local_time[row] == (datetime(2026, 1, 5, 10, 0, 30) - datetime(1970, 1, 1)) // timedelta(
+        microseconds=1
+    )
+    told = json.loads(json.dumps(weeks.provenance["sources"]))
+    assert [(each["source"], each["files"][0]["name"], each["options"]["time_zone"]) for each in told] == [
+        ("table", "watch.csv", None),
+        ("table", "phone.csv", "Europe/Berlin"),
+    ]
+    capsys.readouterr()
+    assert run("prepare", "table", watch, "--by", "7", "+", "table", phone, "--by", "9", "--out", "w") == 2
+    assert "--by is given twice: 7 and 9" in capsys.readouterr().err
+
+
+def test_steps_and_rates_of_the_source_named_first_are_believed(tmp_path: Path) -> None:
+    start = datetime(2026, 1, 5)
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    for path, rate, steps, count in ((first, 60, 5, 1500), (second, 90, 50, 1600)):
+        lines = [f"{start + timedelta(minutes=i)},{rate},{steps}" for i in range(count)]
+        path.write_text("time,hr,steps\n" + "\n".join(lines) + "\n")
+    assert run("prepare", "table", first, "+", "table", second, "--out", tmp_path / "weeks") == 0
+    readings = open_store(tmp_path / "weeks").readings
+    assert readings[:, 0].tolist() == [60] * 1500 + [90] * 100
+    assert readings[:, 1].tolist() == [5] * 1500 + [50] * 100

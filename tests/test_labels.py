@@ -21,7 +21,7 @@ EPOCH = datetime(1970, 1, 1)
 
 def make_weeks(people: dict[str, list[int]], by: int = 2) -> Weeks:
     """Runs of `by` readings at the given seconds."""
-    rows = [(p, EPOCH + timedelta(seconds=s), 0, 60.0, None) for p, at in sorted(people.items()) for s in at]
+    rows = [(p, EPOCH + timedelta(seconds=s), 0, 60.0, None, 0) for p, at in sorted(people.items()) for s in at]
     return cut_weeks(pl.DataFrame(rows, schema=SCHEMA, orient="row"), by=by)
 
 
@@ -208,7 +208,7 @@ def test_intervals_against_counting_seconds(
 )
 def test_intervals_meet_readings_in_local_time_or_utc(tmp_path: Path, start: str, end: str) -> None:
     time = [datetime(2026, 1, 5, 8), datetime(2026, 1, 5, 9)]
-    readings = pl.DataFrame([("a", t, 7200, 60.0, None) for t in time], schema=SCHEMA, orient="row")
+    readings = pl.DataFrame([("a", t, 7200, 60.0, None, 0) for t in time], schema=SCHEMA, orient="row")
     weeks = cut_weeks(readings, by=2)
     file = table(tmp_path, f"id,start,end,af\na,{start},{end},1\na,2020-01-01,2020-01-02,0\n", "i.csv")
     frame = read_intervals(file, rules_for(file, {"atrial_fibrillation": "af"}), Account())

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import heartnet.sources.files
 from heartnet.account import Account
 from heartnet.errors import HeartnetError
-from heartnet.readings import RAW_SCHEMA
+from heartnet.intake import RAW_SCHEMA, Intake
 from heartnet.sources.files import TableFile
 from heartnet.sources.table import TableOptions, read_table
 from heartnet.sources.times import parse_times
@@ -31,10 +31,17 @@ def write(path: Path, text: str | bytes) -> Path:
 
 def rows(*paths: Path, account: Account | None = None, **options: Any) -> list[tuple[object, ...]]:
     account = Account() if account is None else account
-    raw = read_table(paths, TableOptions(**options), account)
-    assert raw.frame.schema == RAW_SCHEMA
+    frame = read(*paths, account=account, **options)
+    assert frame.schema == RAW_SCHEMA
     seconds = (pl.col("time") - datetime(2026, 1, 5)).dt.total_milliseconds() / 1000
-    return raw.frame.select("user_id", seconds, "heart_rate", "steps").rows()
+    return frame.select("user_id", seconds, "heart_rate", "steps").rows()
+
+
+def read(*paths: Path, account: Account | None = None, **options: Any) -> pl.DataFrame:
+    of_people = {name: options.pop(name) for name in ("user", "user_from_filename", "zone") if name in options}
+    intake = Intake(account or Account(), **of_people)
+    read_table(paths, TableOptions(**options), intake)
+    return intake.all_readings()
 
 
 EXPECTED = [("person-1", 0.0, 60.0, 1.0), ("person-1", 5.0, 61.0, None)]
@@ -44,8 +51,8 @@ EXPECTED = [("person-1", 0.0, 60.0, 1.0), ("person-1", 5.0, 61.0, None)]
     ("name", "data"),
     [
         ("a.csv", GOOD.encode()),
-        ("a.csv.gz", gzip.compress(GOOD.encode())),
-        ("misnamed.csv", gzip.compress(GOOD.encode())),
+        ("a.csv.gz", gzip.compress(GOOD.encode(), mtime=0)),
+        ("misnamed.csv", gzip.compress(GOOD.encode(), mtime=0)),
         ("bom.csv", b"\xef\xbb\xbf" + GOOD.encode()),
         ("windows.csv", GOOD.replace("\n", "\r\n").encode()),
         ("a.tsv", GOOD.replace(",", "\t").encode()),
@@ -74,7 +81,7 @@ def test_parquet(tmp_path: Path, dtype: pl.DataType) -> None:
 def test_parquet_keeps_its_time_zone_as_offset(tmp_path: Path) -> None:
     time = pl.Series([datetime(2026, 1, 5), datetime(2026, 7, 5)]).dt.replace_time_zone("Europe/Berlin")
     pl.DataFrame({"time": time, "hr": [60, 61]}).write_parquet(tmp_path / "a.parquet")
-    frame = read_table([tmp_path / "a.parquet"], TableOptions(), Account()).frame
+    frame = read(tmp_path / "a.parquet")
     assert frame["utc_offset"].to_list() == [3600, 7200]
     assert frame["time"].to_list() == [datetime(2026, 1, 4, 23), datetime(2026, 7, 4, 22)]
 
@@ -201,7 +208,7 @@ def test_bad_rows_are_counted_with_their_places(tmp_path: Path) -> None:
         ("ragged.csv", b"time,hr\n1,2,3\n", r"no rows that fit them"),
         ("image.csv", b"\x89PNG\r\n\x1a\n\0\0", r"image\.csv holds binary data"),
         ("random.csv.gz", bytes(range(128, 256)), r"random\.csv\.gz row 1 is not UTF-8"),
-        ("cut.csv.gz", gzip.compress(GOOD.encode() * 999)[:-30], r"cut\.csv\.gz is a damaged gzip file, or ends early"),
+        ("cut.csv.gz", gzip.compress(GOOD.encode() * 999, mtime=0)[:-30], r"cut\.csv\.gz is a damaged gzip file, or ends early"),
         ("broken.csv.gz", b"\x1f\x8b" + b"junk" * 9, r"broken\.csv\.gz is a damaged gzip"),
         ("latin.csv", "time,hr\n2026-01-05,60\nMärz,60\n".encode("latin-1"), r"latin\.csv row 3 is not UTF-8.*iconv"),
         ("utf16.csv", GOOD.encode("utf-16"), r"utf16\.csv"),
@@ -283,25 +290,10 @@ def test_fields_that_break_their_line_are_counted_not_lost(tmp_path: Path) -> No
     assert account.count("rows", "dropped: not the 3 fields of the header") == 2
 
 
-def test_times_without_an_offset_among_times_with_one_are_counted(tmp_path: Path) -> None:
-    with_offset = write(tmp_path / "hr.csv", "time,hr\n2026-01-05 05:30:00+05:30,60\n")
-    without = write(tmp_path / "steps.csv", "time,steps\n2026-01-05 05:30:00,3\n")
-    account = Account()
-    frame = read_table([with_offset, without], TableOptions(), account).frame
-    assert frame["utc_offset"].to_list() == [19_800, 0]
-    what = "noted: time without an offset, where others of the person have one (taken as UTC)"
-    assert account.count("rows", what) == 1
-    assert account.examples["rows", what] == ["steps.csv row 2: time 2026-01-05 05:30:00"]
-    account = Account()
-    read_table([without], TableOptions(), account)
-    assert account.count("rows", what) == 0
-
-
 def test_a_kind_that_no_row_is_of(tmp_path: Path) -> None:
     file = write(tmp_path / "long.csv", "time,type,value\n2026-01-05 00:00:00,HR,60\n2026-01-05 00:00:01,steps,2\n")
-    options = TableOptions(kind=["type"], value=["value"], kind_heart_rate="HR", kind_steps="stps")
     with pytest.raises(HeartnetError, match=r"kind 'stps' \(--kind-steps\).* 'steps'\. Did you mean 'steps'"):
-        read_table([file], options, Account())
+        read(file, kind=["type"], value=["value"], kind_heart_rate="HR", kind_steps="stps")
 
 
 @pytest.mark.parametrize("column", ["time", "user_id", "hr"])
@@ -309,4 +301,41 @@ def test_lists_in_a_column_are_an_error(tmp_path: Path, column: str) -> None:
     frame = pl.DataFrame({"time": ["2026-01-05 00:00:00"], "user_id": ["a"], "hr": [60]})
     frame.with_columns(pl.lit([1, 2]).alias(column)).write_parquet(tmp_path / "lists.parquet")
     with pytest.raises(HeartnetError, match=f"{column}.*List"):
-        read_table([tmp_path / "lists.parquet"], TableOptions(), Account())
+        read(tmp_path / "lists.parquet")
+
+
+def test_steps_of_an_interval_stand_at_its_end(tmp_path: Path) -> None:
+    text = (
+        "date,start,until,stop,steps\n"
+        "2026-01-05,10:00:00,2026-01-05,10:00:30,12\n"
+        "2026-01-05,23:59:50,2026-01-05,00:00:10,9\n"  # over midnight, with the day before's date
+        "2026-01-06,10:00:00,2026-01-06,06:00:00,7\n"
+        "2026-01-06,11:00:00,,,5\n"
+    )
+    account = Account()
+    path = write(tmp_path / "steps.csv", text)
+    frame = read(path, account=account, time=["date+start"], steps_end=["until+stop"])
+    day = datetime(2026, 1, 5)
+    assert frame.select((pl.col("time") - day).dt.total_seconds(), "duration", "steps").rows() == [
+        (36_030, 30.0, 12.0), (86_410, 20.0, 9.0), (122_400, 0.0, 7.0), (126_000, 0.0, 5.0),
+    ]  # fmt: skip
+    assert account.count("rows", "noted: steps that end a day early by their date (a day was added)") == 1
+    assert account.count("rows", "noted: steps without an end, or that end before they start (at start)") == 2
+
+
+def test_a_row_with_a_rate_and_steps_of_an_interval_becomes_two(tmp_path: Path) -> None:
+    account = Account()
+    path = write(tmp_path / "a.csv", "time,end,hr,steps\n2026-01-05 00:00:00,2026-01-05 00:01:00,60,5\n")
+    found = read(path, account=account, steps_end=["end"]).select("heart_rate", "steps", "duration").rows()
+    assert found == [(60.0, None, None), (None, 5.0, 60.0)]
+    assert account.count("rows", "in") == 2
+
+
+def test_numbers_are_instants_and_text_without_an_offset_is_a_wall_clock(tmp_path: Path) -> None:
+    numbers = write(tmp_path / "numbers.csv", "time,hr\n1767571200,60\n")  # 2026-01-05T00:00:00Z
+    text = write(tmp_path / "text.csv", "time,hr\n2026-01-05 00:00:00,60\n")
+    for path, options, utc in ((numbers, {"time_unit": "s"}, 0), (text, {}, -3600)):
+        frame = read(path, zone="Europe/Berlin", **options)
+        assert frame["utc_offset"].to_list() == [3600]
+        assert (frame["time"][0] - datetime(2026, 1, 5)).total_seconds() == utc
+        assert read(path, **options)["utc_offset"].to_list() == [None]

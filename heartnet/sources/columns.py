@@ -42,8 +42,8 @@ def find_column(role: str, wanted: Sequence[str], file: TableFile, files: Sequen
     return None if name is None else file.find(name, option(role))
 
 
-def find_time(file: TableFile, files: Sequence[TableFile], wanted: Sequence[str]) -> list[str]:
-    """Return the columns that make up the time: one, or those of `COL1+COL2`.
+def find_time(file: TableFile, files: Sequence[TableFile], wanted: Sequence[str], name: str = "--time") -> list[str]:
+    """Return the columns that make up the time: one, or those of `COL1+COL2`; `name` is the option that says which.
 
     Raises:
         HeartnetError: if neither the options nor the usual names give any.
@@ -52,12 +52,12 @@ def find_time(file: TableFile, files: Sequence[TableFile], wanted: Sequence[str]
         only, text = split_file(item, files)
         parts = [text] if file.columns_like(text) else text.split("+")
         if only is file or (only is None and all(file.columns_like(part) for part in parts)):
-            return [file.find(part, "--time") for part in parts]
+            return [file.find(part, name) for part in parts]
     column = None if wanted else find_column("time", (), file, files)
     if column is None:
         raise HeartnetError(
-            f"{file.name} has no column of times{' as named by --time' if wanted else ' under a known name'}; name it "
-            f"with --time COL, or two of them with --time DATE+CLOCK; repeat --time where files differ. {listing(file)}"
+            f"{file.name} has no column of times{f' as named by {name}' if wanted else ' under a known name'}; name it "
+            f"with {name} COL, or two of them with {name} DATE+CLOCK; repeat {name} where files differ. {listing(file)}"
         )
     return [column]
 
@@ -68,7 +68,7 @@ def require_somewhere(wanted: Sequence[str], files: Sequence[TableFile], name: s
         only, column = split_file(item, files)
         if only is not None or any(file.columns_like(column) for file in files):
             continue
-        parts = column.split("+") if name == "--time" else [column]
+        parts = column.split("+") if name in ("--time", "--steps-end") else [column]
         for part in parts:
             if not any(file.columns_like(part) for file in files):
                 if len(files) == 1:

@@ -113,11 +113,6 @@ class TableFile:
             example = f"; for example {places[0]} (expected {len(self.columns)} fields)" if places else ""
             raise HeartnetError(f"{self.name} has column names and no rows that fit them: nothing to read{example}")
 
-    def sha256(self) -> str:
-        """Return the checksum of the file, for provenance."""
-        with _reading(self.path), self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
     def _ragged(self) -> str:
         return f"dropped: not the {len(self.columns)} fields of the header"
 
@@ -181,6 +176,12 @@ class TableFile:
             frame = _parquet(self.path, table.slice(first, CHUNK_ROWS).collect)
             rows = np.arange(first + 1, first + 1 + frame.height, dtype=np.int64)
             yield Chunk(frame, rows), size * (first + frame.height) // height
+
+
+def sha256(path: Path) -> str:
+    """Return the checksum of a file, for provenance."""
+    with _reading(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Lines:

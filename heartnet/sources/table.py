@@ -4,14 +4,16 @@ Wide tables have a column a channel, in one file or one channel a file; long tab
 another column. People stand in a column, in the file name, or all rows are one person's. A column option names the
 column (`--heart-rate Value`), for every file that has it, or for one file (`--heart-rate hr.csv:Value`); without it the
 usual names are looked for. Rows are numbered as in an editor: the header is row 1.
+
+Times with an offset, and numbers of a `--time-unit`, are instants; others are a wall clock. Steps are counted up to the
+time of their row, or, with `--steps-end`, between the two times of the row.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -20,14 +22,10 @@ import polars as pl
 
 from heartnet.account import Account
 from heartnet.errors import HeartnetError, did_you_mean
-from heartnet.intake import DEFAULT_USER
-from heartnet.readings import RAW_SCHEMA, RawReadings
+from heartnet.intake import RAW_SCHEMA, Intake
 from heartnet.sources.columns import find_column, find_time, listing, option, require_somewhere
 from heartnet.sources.files import Chunk, TableFile
 from heartnet.sources.times import is_numeric, parse_times
-
-FileProgress = Callable[[TableFile, int], None]
-"""Told the file and how many of its bytes were read since the last call."""
 
 _OTHER_KIND = ("values", "noted: rows of another kind")
 
@@ -38,10 +36,9 @@ class TableOptions:
 
     Attributes:
         time, heart_rate, steps, user_id: columns of wide tables; empty looks for the usual names.
+        steps_end: end of the interval in which the steps of a row were counted, which begins at its time.
         kind, value: of long tables, the columns of what was measured and how much.
         kind_heart_rate, kind_steps: what `kind` says for either.
-        user: the person, where no column or file name says who it is.
-        user_from_filename: a regular expression with one group, the person's name.
         time_format: a strptime format.
         time_unit: of times that are numbers: `"s"`, `"ms"`, `"us"`, `"ns"`.
     """
@@ -49,13 +46,12 @@ class TableOptions:
     time: Sequence[str] = ()
     heart_rate: Sequence[str] = ()
     steps: Sequence[str] = ()
+    steps_end: Sequence[str] = ()
     user_id: Sequence[str] = ()
     kind: Sequence[str] = ()
     value: Sequence[str] = ()
     kind_heart_rate: str | None = None
     kind_steps: str | None = None
-    user: str | None = None
-    user_from_filename: str | None = None
     time_format: str | None = None
     time_unit: str | None = None
 
@@ -66,6 +62,7 @@ class _Plan:
 
     file: TableFile
     time: list[str] = field(default_factory=list)
+    steps_end: list[str] = field(default_factory=list)
     channels: dict[str, str] = field(default_factory=dict)
     user_id: str | None = None
     user: str | None = None
@@ -74,17 +71,26 @@ class _Plan:
 
     def columns(self) -> list[str]:
         single = (self.user_id, self.kind, self.value)
-        return [*self.time, *([] if self.kind else self.channels.values()), *(name for name in single if name)]
+        return [
+            *self.time,
+            *self.steps_end,
+            *([] if self.kind else self.channels.values()),
+            *(name for name in single if name),
+        ]
 
     def as_json(self) -> dict[str, object]:
-        found = {"time": "+".join(self.time), **self.channels, "user_id": self.user_id, "user": self.user}
+        found = {
+            "time": "+".join(self.time),
+            "steps_end": "+".join(self.steps_end),
+            **self.channels,
+            "user_id": self.user_id,
+            "user": self.user,
+        }
         return {key: value for key, value in {**found, "kind": self.kind, "value": self.value}.items() if value}
 
 
-def read_table(
-    paths: Sequence[str | Path], options: TableOptions, account: Account, progress: FileProgress | None = None
-) -> RawReadings:
-    """Return the readings of all files, as written.
+def read_table(paths: Sequence[str | Path], options: TableOptions, intake: Intake) -> None:
+    """Hand in the readings of all files, as written.
 
     Rows that do not fit the header, or without a time or person, are counted and left out; text where a number should
     be becomes missing and is counted.
@@ -94,56 +100,85 @@ def read_table(
             strict account, at the first bad row.
     """
     files = [TableFile(path) for path in paths]
-    plans = _plans(files, options)
-    frames = []
-    for index, plan in enumerate(plans):
-        told = None if progress is None else partial(progress, plan.file)
+    plans = _plans(files, options, intake)
+    found: set[str] = set()
+    for plan in plans:
+        number = intake.file(plan.file.name)
         any_time = False
-        for chunk in plan.file.chunks(plan.columns(), account, progress=told):
-            frame = _readings(plan, chunk, options, account, must_have_time=not any_time)
+        before = _Before()
+        for chunk in plan.file.chunks(plan.columns(), intake.account, progress=partial(intake.read, plan.file.name)):
+            frame = _readings(plan, chunk, options, intake.account, must_have_time=not any_time)
             any_time = any_time or frame.height > 0
-            frames.append(frame.with_columns(pl.lit(index, pl.UInt16).alias("file")).select(RAW_SCHEMA.names()))
-    columns = [{"file": plan.file.name, **plan.as_json()} for plan in plans]
-    raw = RawReadings(pl.concat(frames), tuple(file.name for file in files), {"columns": columns})
-    _check_kinds(raw, options, account)
-    return _with_offsets(raw, account)
+            found.update(name for name in plan.channels if frame[name].null_count() < frame.height)
+            before.note(plan, frame, intake.account)
+            intake.readings(_steps_apart(frame, intake.account).with_columns(pl.lit(number, pl.UInt32).alias("file")))
+    _check_kinds(plans, found, options, intake.account)
+    intake.note("columns", [{"file": plan.file.name, **plan.as_json()} for plan in plans])
 
 
-def _check_kinds(raw: RawReadings, options: TableOptions, account: Account) -> None:
+def _check_kinds(plans: Sequence[_Plan], found: set[str], options: TableOptions, account: Account) -> None:
     """Raise if no row is of a kind that an option names."""
     for channel, kind in (("heart_rate", options.kind_heart_rate), ("steps", options.kind_steps)):
-        if kind is not None and raw.frame[channel].is_null().all():
+        if kind is not None and channel not in found:
             others = account.examples.get(_OTHER_KIND, [])
             there = f" Other kinds are {', '.join(map(repr, others))}.{did_you_mean(kind, others)}" if others else ""
-            name = option(f"kind_{channel}")
-            raise HeartnetError(f"{', '.join(raw.files)}: no row of the kind {kind!r} ({name}) has a number.{there}")
+            names = ", ".join(plan.file.name for plan in plans)
+            raise HeartnetError(
+                f"{names}: no row of the kind {kind!r} ({option(f'kind_{channel}')}) has a number.{there}"
+            )
 
 
-def _with_offsets(raw: RawReadings, account: Account) -> RawReadings:
-    """Take times without an offset as UTC, and count them where others of the same person have one."""
-    without = pl.col("utc_offset").is_null()
-    mixed = raw.frame.select(without & ~without.all().over("user_id")).to_series()
-    what = "noted: time without an offset, where others of the person have one (taken as UTC)"
-    account.bad("rows", what, int(mixed.sum()), raw.places(mixed, "time", account.max_examples))
-    return replace(raw, frame=raw.frame.with_columns(pl.col("utc_offset").fill_null(0)))
+@dataclass
+class _Before:
+    """The last row of a file so far; notes times that lie before those of the row above."""
+
+    user: str | None = None
+    time: int = 0
+
+    def note(self, plan: _Plan, frame: pl.DataFrame, account: Account) -> None:
+        if frame.is_empty():
+            return
+        time, user = frame["time"].dt.timestamp("us"), frame["user_id"]
+        back = ((time < time.shift()) & (user == user.shift())).fill_null(False)
+        back[0] = self.user == user[0] and time[0] < self.time
+        self.user, self.time = user[-1], time[-1]
+        rows = frame.filter(back).head(account.max_examples).select("row", "time").rows()
+        places = [f"{plan.file.name} row {row}: time {moment}" for row, moment in rows]
+        account.bad("rows", "noted: time before the row above (sorted)", int(back.sum()), places)
 
 
-def _plans(files: Sequence[TableFile], options: TableOptions) -> list[_Plan]:
+def _steps_apart(frame: pl.DataFrame, account: Account) -> pl.DataFrame:
+    """Return the rows with each count of an interval in a row of its own, at the interval's end."""
+    if "end" not in frame.columns:
+        return frame
+    counted = frame.filter(pl.col("steps").is_not_null())
+    others = frame.filter(pl.col("heart_rate").is_not_null() | pl.col("steps").is_null())
+    account.add("rows", "in", counted.height + others.height - frame.height)
+    counted = counted.with_columns(
+        duration=(pl.col("end") - pl.col("time")).dt.total_microseconds() / 1e6,
+        time="end",
+        heart_rate=pl.lit(None, pl.Float32),
+    )
+    others = others.with_columns(duration=pl.lit(None, pl.Float64), steps=pl.lit(None, pl.Float32))
+    return pl.concat([others, counted]).select(name for name in RAW_SCHEMA.names() if name in counted.columns)
+
+
+def _plans(files: Sequence[TableFile], options: TableOptions, intake: Intake) -> list[_Plan]:
     if bool(options.kind) != bool(options.value) or (
         options.kind and not (options.kind_heart_rate or options.kind_steps)
     ):
         raise HeartnetError(
             "a long table needs --kind COL, --value COL, and --kind-heart-rate NAME or --kind-steps NAME (or both)"
         )
-    for role in ("time", "heart_rate", "steps", "kind", "value"):
+    for role in ("time", "heart_rate", "steps", "steps_end", "kind", "value"):
         require_somewhere(getattr(options, role), files, option(role))
-    by_column = bool(options.user_id) and options.user_from_filename is None
+    by_column = bool(options.user_id) and intake.user_from_filename is None
     if by_column and not any(find_column("user_id", options.user_id, file, files) for file in files):
         require_somewhere(options.user_id, files, "--user-id")
-    plans = [_plan(file, files, options) for file in files]
+    plans = [_plan(file, files, options, intake) for file in files]
     with_people = [plan for plan in plans if plan.user_id]
     for plan in plans:
-        if with_people and not plan.user_id and options.user is None:
+        if with_people and not plan.user_id and intake.user is None:
             raise HeartnetError(
                 f"{plan.file.name} has no column that says who it is of, and {with_people[0].file.name} has "
                 f"{with_people[0].user_id!r}: name the column (--user-id COL) or the person (--user NAME)"
@@ -151,7 +186,7 @@ def _plans(files: Sequence[TableFile], options: TableOptions) -> list[_Plan]:
     return plans
 
 
-def _plan(file: TableFile, files: Sequence[TableFile], options: TableOptions) -> _Plan:
+def _plan(file: TableFile, files: Sequence[TableFile], options: TableOptions, intake: Intake) -> _Plan:
     plan = _Plan(file, time=find_time(file, files, options.time))
     if options.kind:
         plan.kind, plan.value = (
@@ -170,26 +205,13 @@ def _plan(file: TableFile, files: Sequence[TableFile], options: TableOptions) ->
                 f"{file.name} has neither heart rate nor steps under a known name; name the column with "
                 f"--heart-rate COL or --steps COL. {listing(file)}"
             )
-    if options.user_from_filename is not None:
-        plan.user = _user_from(file.name, options.user_from_filename)
-    elif options.user_id or options.user is None:
+    if "steps" in plan.channels and options.steps_end:
+        plan.steps_end = find_time(file, files, options.steps_end, "--steps-end")
+    if intake.user_from_filename is None and (options.user_id or intake.user is None):
         plan.user_id = find_column("user_id", options.user_id, file, files)
-    if plan.user is None and plan.user_id is None:
-        plan.user = options.user or DEFAULT_USER
+    if plan.user_id is None:
+        plan.user = intake.user_of(file.name)
     return plan
-
-
-def _user_from(name: str, pattern: str) -> str:
-    try:
-        match = re.search(pattern, name)
-    except re.error as error:
-        raise HeartnetError(f"--user-from-filename {pattern!r} is not a regular expression: {error}") from error
-    if match is None or len(match.groups()) != 1 or not match.group(1):
-        raise HeartnetError(
-            f"--user-from-filename {pattern!r} does not find a person in {name!r}: expected one group that matches, "
-            r"for example 'CGMacros-(\d+)'"
-        )
-    return str(match.group(1))
 
 
 def _readings(
@@ -213,7 +235,7 @@ def _readings(
     kept = time.is_not_null() & user.is_not_null()
     missing = pl.Series([None], dtype=pl.Float32).new_from_index(0, len(time))
     values = _values(plan, chunk, where, kept, account)
-    return pl.DataFrame(
+    frame = pl.DataFrame(
         {
             "user_id": user,
             "time": time,
@@ -222,7 +244,33 @@ def _readings(
             "steps": values.get("steps", missing),
             "row": chunk.rows,
         }
-    ).filter(kept)
+    ).with_columns(instant=pl.col("utc_offset").is_not_null() | pl.lit(options.time_unit is not None))
+    if plan.steps_end:
+        frame = frame.with_columns(end=_ends(plan, chunk, frame["time"], where, options, account))
+    return frame if kept.all() else frame.filter(kept)
+
+
+def _ends(
+    plan: _Plan, chunk: Chunk, start: pl.Series, where: _Places, options: TableOptions, account: Account
+) -> pl.Series:
+    """Return the ends of the intervals of steps; one on the wrong side of midnight by its date is put right."""
+    end, _ = parse_times([chunk.frame[column] for column in plan.steps_end], options.time_format, options.time_unit)
+    frame = pl.DataFrame({"start": start, "end": end})
+    length = pl.col("end") - pl.col("start")
+    midnight = (
+        frame.select(
+            (length < pl.duration()) & (length + pl.duration(days=1)).is_between(pl.duration(), pl.duration(hours=1))
+        )
+        .to_series()
+        .fill_null(False)
+    )
+    column = plan.steps_end[0]
+    where.count(account, "rows", "noted: steps that end a day early by their date (a day was added)", midnight, column)
+    frame = frame.with_columns(end=pl.when(midnight).then(pl.col("end") + pl.duration(days=1)).otherwise(pl.col("end")))
+    wrong = frame.select(~(pl.col("end") >= pl.col("start")).fill_null(False) & pl.col("start").is_not_null())
+    bad = wrong.to_series()
+    where.count(account, "rows", "noted: steps without an end, or that end before they start (at start)", bad, column)
+    return frame.select(pl.when(bad).then("start").otherwise("end").alias("end")).to_series()
 
 
 def _values(plan: _Plan, chunk: Chunk, where: _Places, kept: pl.Series, account: Account) -> dict[str, pl.Series]:
@@ -304,17 +352,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = partial(columns.add_argument, action="append", default=[], metavar="COL")
     add("--time", help="time of a reading; COL1+COL2 joins a date and a clock time")
     add("--heart-rate", help="beats a minute")
-    add("--steps", help="steps since the reading before")
+    add("--steps", help="steps since the reading before, or between --time and --steps-end")
+    add("--steps-end", help="time at which the interval of a row's steps ends")
     add("--kind", help="of a long table: what a row measures")
     add("--value", help="of a long table: how much")
     columns.add_argument("--kind-heart-rate", metavar="NAME", help="what --kind says of heart rates")
     columns.add_argument("--kind-steps", metavar="NAME", help="what --kind says of steps")
-    people = parser.add_argument_group("people")
-    people.add_argument("--user", metavar="NAME", help=f"the person all rows are of (default: {DEFAULT_USER})")
-    people.add_argument("--user-from-filename", metavar="REGEX", help="finds the person in the file name, by one group")
 
 
-def read(arguments: argparse.Namespace, account: Account, progress: FileProgress | None = None) -> RawReadings:
-    """Read what the options of `add_arguments` name."""
+def read(arguments: argparse.Namespace, intake: Intake) -> None:
+    """Hand in what the options of `add_arguments` name."""
     names = [item.name for item in fields(TableOptions)]
-    return read_table(arguments.files, TableOptions(**{n: getattr(arguments, n) for n in names}), account, progress)
+    read_table(arguments.files, TableOptions(**{n: getattr(arguments, n) for n in names}), intake)

@@ -1,0 +1,119 @@
+"""Holds readings until all have come, in memory and beyond a limit in sorted runs on disk; hands them out by weeks."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from heartnet.errors import HeartnetError
+
+ROWS_IN_MEMORY = 4_000_000
+"""Readings held before they go to disk; about 45 bytes each, and some copies of that."""
+
+WEEK = 7 * 86_400_000_000
+MONDAY = 4 * 86_400_000_000
+"""Microseconds; 1970-01-05 was the first Monday."""
+
+
+class Spool:
+    """Readings with a `user` number (UInt32) and a `week` number (Int32, of local time), in any order.
+
+    Args:
+        folder: where the runs go if there are too many readings for memory; a temporary folder in it, made on demand.
+    """
+
+    def __init__(self, folder: Path | None = None, rows_in_memory: int = ROWS_IN_MEMORY) -> None:
+        self.folder, self.rows_in_memory = folder, rows_in_memory
+        self.rows = 0
+        self._held: list[pl.DataFrame] = []
+        self._held_rows = 0
+        self._runs: list[Path] = []
+        self._partial: Path | None = None
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Take readings.
+
+        Raises:
+            HeartnetError: if they do not fit on the disk.
+        """
+        self._held.append(frame)
+        self._held_rows += frame.height
+        self.rows += frame.height
+        if self._held_rows > self.rows_in_memory:
+            self._spill()
+
+    def blocks(self, place: npt.NDArray[np.int64], *, whole_people: bool = False) -> Iterator[pl.DataFrame]:
+        """Yield all readings, each week of a person (or each person) whole in one block.
+
+        The readings are gone from the spool then.
+
+        Args:
+            place: `[user]`, where each person comes in the order of blocks.
+        """
+        if not self._runs:
+            held, self._held = self._held, []
+            if held:
+                yield pl.concat(held)
+            return
+        self._spill()
+        runs = [pl.scan_ipc(run, glob=False) for run in self._runs]
+        keys = [_keys(run, place, whole_people=whole_people) for run in runs]
+        order = np.unique(np.concatenate([key for key, _, _ in keys]))
+        counts = np.zeros(len(order), np.int64)
+        for key, start, end in keys:
+            counts[np.searchsorted(order, key)] += end - start
+        block_of = np.cumsum(counts) // (self.rows_in_memory // 2 + 1)
+        for block in np.unique(block_of):
+            low, high = order[block_of == block][[0, -1]]
+            parts = []
+            for run, (key, start, end) in zip(runs, keys, strict=True):
+                inside = (key >= low) & (key <= high)
+                parts += [run.slice(a, b - a) for a, b in zip(start[inside], end[inside], strict=True)]
+            yield pl.concat([part.collect() for part in parts], rechunk=True)
+
+    def everything(self) -> pl.DataFrame | None:
+        """Return what is held in memory, for tests and small imports."""
+        return pl.concat(self._held) if self._held else None
+
+    def close(self) -> None:
+        """Remove the runs from the disk."""
+        self._held, self._runs = [], []
+        if self._partial is not None:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            self._partial = None
+
+    def _spill(self) -> None:
+        if not self._held:
+            return
+        try:
+            if self._partial is None:
+                self._partial = Path(tempfile.mkdtemp(prefix=".heartnet-", dir=self.folder))
+            run = self._partial / f"run-{len(self._runs)}.arrow"
+            pl.concat(self._held).sort("user", "week", maintain_order=True).write_ipc(run, compression="uncompressed")
+        except (OSError, pl.exceptions.PolarsError) as error:
+            where = self._partial or self.folder
+            raise HeartnetError(f"cannot keep readings in {where} while they are read: {error}") from error
+        self._runs.append(run)
+        self._held, self._held_rows = [], 0
+
+
+def week_of(local: pl.Expr) -> pl.Expr:
+    """Return the number of the calendar week, which begins on Monday at 00:00, of a local time (Datetime)."""
+    return ((local.dt.timestamp("us") - MONDAY) // WEEK).cast(pl.Int32)
+
+
+def _keys(
+    run: pl.LazyFrame, place: npt.NDArray[np.int64], *, whole_people: bool
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the keys in a sorted run, which order weeks (or people) as blocks do, and where each starts and ends."""
+    held = run.select("user", "week").collect()
+    user, week = held["user"].to_numpy(), held["week"].to_numpy().astype(np.int64)
+    key = place[user] * (1 << 24) + (0 if whole_people else week + (1 << 23))
+    start = np.flatnonzero(np.diff(key, prepend=-1))
+    return key[start], start, np.append(start[1:], len(key))

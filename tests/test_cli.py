@@ -105,6 +105,7 @@ def test_all_names_of_the_bad_row_when_strict(table: Path, capsys: pytest.Captur
         ),
         (["prepare", "table", "table.csv", "--condition", "diabetes=hr", "--out", "w"], "--condition needs a table"),
         (["prepare", "table", "table.csv", "--by", "1", "--out", "w"], "from 2 to 4,096"),
+        (["prepare", "table", "table.csv"], "--out FOLDER is missing"),
         (["describe", "absent"], "absent does not exist"),
         (["describe", "."], "is not a folder of prepared weeks"),
     ],
@@ -129,7 +130,6 @@ def test_bad_input_is_a_message_and_status_2(
         (["descibe", "w"], "Did you mean 'describe'?"),
         (["prepare", "table", "t", "--out", "w", "--by", "month"], "expected week, or a number"),
         (["prepare", "table", "t", "--out", "w", "--heart-rate-range", "250,20"], "expected LOW,HIGH"),
-        (["prepare", "table", "t"], "--out"),
         ([], "COMMAND"),
     ],
 )  # fmt: skip

@@ -1,0 +1,324 @@
+"""Reads the export of Apple's Health app: `heartnet prepare apple-health export.zip --out weeks/`.
+
+The format. `export.zip` holds `apple_health_export/export.xml`, also under a localised name (`Exportieren.xml`); it is
+known by its root element, `HealthData`. Beside it lie `export_cda.xml`, electrocardiograms (CSV) and routes (GPX),
+which are not read. Read are, in any order:
+
+- `<Record type="HKQuantityTypeIdentifierHeartRate" sourceName device unit startDate endDate value>`: a heart rate at
+  `startDate`, `unit` `count/min`, `count/s` or `count/hr`; nested in it, `<MetadataEntry
+  key="HKMetadataKeyHeartRateMotionContext">` 0 (not set), 1 (sedentary) or 2 (active), which is counted;
+- `<Record type="HKQuantityTypeIdentifierStepCount" …>`: steps from `startDate` to `endDate`, unit `count`. A watch and
+  a phone in the pocket both count; each interval is handed in with its device;
+- `<Record type="HKCategoryTypeIdentifierSleepAnalysis" value="HKCategoryValueSleepAnalysisAsleep…">` and `<Workout>`:
+  spans asleep and in a workout;
+- `<Me>`: date of birth and sex.
+
+Records in a `<Correlation>` stand in the file a second time, and are read once. Dates (`2018-09-10 02:28:55 -0700`)
+are right as instants, but all carry the offset in force when the export was made, so that local time is an hour off
+for half of the year, and further on journeys. Local time is therefore that of `--time-zone`; else that of the
+`HKTimeZone` entries of sleep records and workouts, which a first pass through the file collects; else as written.
+
+Nothing is unpacked to disk, and memory does not grow with the file. A person's names for their devices are not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import date
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from heartnet.errors import HeartnetError
+from heartnet.intake import Intake, Person
+from heartnet.sources.apple_records import Record, count_records, device_of, find_records
+from heartnet.sources.apple_times import Zones, parse_dates
+from heartnet.sources.apple_xml import Document, attributes, unescape
+from heartnet.sources.archives import Member, members
+
+_ROWS = 250_000  # readings handed in at once
+_FIRST_PASS = 0.25  # of the time that reading takes, for the progress
+
+_FACTORS = {
+    (b"HeartRate", b"count/min"): 1.0,
+    (b"HeartRate", b"count/s"): 60.0,
+    (b"HeartRate", b"count/hr"): 1 / 60,
+    (b"StepCount", b"count"): 1.0,
+}
+_MOTIONS = {b"0": "motion not set", b"1": "sedentary", b"2": "active"}
+_WORKOUT = re.compile(rb"<Workout(?=\s)")
+_SLEEP = re.compile(rb"""HKCategoryTypeIdentifierSleepAnalysis["']""")
+_ASLEEP = b"HKCategoryValueSleepAnalysisAsleep"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `heartnet prepare apple-health`."""
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", type=Path, help="export.zip, its export.xml, or the unpacked folder"
+    )
+
+
+def read(arguments: argparse.Namespace, intake: Intake) -> None:
+    """Read what the options of `add_arguments` name.
+
+    Raises:
+        HeartnetError: if none of the files is an Apple Health export that can be read.
+    """
+    errors: list[HeartnetError] = []
+    count = 0
+    for path in arguments.files:
+        user = intake.user_of(path.name)
+        others: list[str] = []
+        before = count + len(errors)
+        try:
+            for member in members(path):
+                count += _read_member(member, user, intake, errors, others)
+        except HeartnetError as error:
+            errors.append(error)
+        if count + len(errors) == before:
+            found = f"; it holds {', '.join(others[:3])}" if others else ""
+            errors.append(
+                HeartnetError(
+                    f"{path} is not an Apple Health export: expected XML with the root HealthData, as export.xml in "
+                    f"export.zip has{found}"
+                )
+            )
+    if errors and (count == 0 or intake.account.strict):
+        raise errors[0]
+    intake.account.add("files", "in", count + len(errors))
+    intake.account.note("files", "dropped: file that cannot be read", len(errors), [str(error) for error in errors])
+
+
+def _read_member(member: Member, user: str, intake: Intake, errors: list[HeartnetError], others: list[str]) -> bool:
+    """Read a file if it is an export, and tell whether it was; else say in `errors` or `others` what it is."""
+    single = member.source.name == member.name
+    if not single and not member.name.lower().endswith(".xml"):
+        intake.read(member.source.name, member.size)
+        return False
+    try:
+        with member.open() as stream:
+            root = Document(stream, member.full_name).root
+    except HeartnetError as error:
+        errors.append(error)
+        return False
+    if root != "HealthData":
+        others.append(f"{member.name} ({root})")
+        intake.read(member.source.name, member.size)
+        return False
+    _Export(member, user, intake).read()
+    return True
+
+
+class _Export:
+    """Hands in what one `export.xml` holds."""
+
+    def __init__(self, member: Member, user: str, intake: Intake) -> None:
+        self.member = member
+        self.name = member.full_name
+        self.user = user
+        self.intake = intake
+        self.file = intake.file(self.name)
+        self.zones = Zones()
+        self.row = 0
+        self.frames: list[pl.DataFrame] = []
+        self.events: list[tuple[str, bytes, bytes]] = []
+        self.motions: Counter[bytes] = Counter()
+        self.devices: dict[tuple[bytes, bytes], int] = {}
+        self.known_me = False
+
+    def read(self) -> None:
+        if self.intake.zone is None:
+            with suppress(HeartnetError):  # the second pass comes to the same, and says so
+                for text in self._pieces(0, _FIRST_PASS):
+                    self.zones.add(text, self.name)
+        for text in self._pieces(0 if self.intake.zone else _FIRST_PASS, 1):
+            self._person(text)
+            self._events(text)
+            rows = find_records(text, self.name)
+            if rows:
+                self.frames.append(self._frame(rows))
+            if sum(map(len, self.frames)) >= _ROWS:
+                self._hand_in()
+            if len(self.events) >= _ROWS:
+                self._hand_in_events()
+        self._hand_in()
+        self._hand_in_events()
+        self._account()
+
+    def _pieces(self, begin: float, end: float) -> Iterator[bytes]:
+        """Yield the pieces of the document, and tell the progress as that part of the file."""
+        told, seen, size = int(begin * self.member.size), 0, self.member.size
+        with self.member.open() as stream:
+            document = Document(stream, self.name)
+            for text in document:
+                yield text
+                seen += len(text) + len(document.correlations)
+                now = int(size * (begin + (end - begin) * min(seen / max(self.member.length, 1), 1)))
+                self.intake.read(self.member.source.name, max(now - told, 0))
+                told = max(now, told)
+                if end == 1 and document.correlations:
+                    repeated = count_records(document.correlations)
+                    self.intake.account.note("rows", "noted: in a correlation, which only repeats records", repeated)
+        self.intake.read(self.member.source.name, max(int(size * end) - told, 0))
+        if end == 1 and (document.failed or not document.ended):
+            why = document.failed or f"{self.name} has no </HealthData> at its end; export it again for the rest"
+            self.intake.account.bad("files", "noted: ends early; what could be read is kept", 1, [why])
+
+    def _person(self, text: bytes) -> None:
+        found = None if self.known_me else re.search(rb"<Me(?=\s)", text)
+        me = attributes(text, found.start()) if found else None
+        if me is None:
+            return
+        self.known_me = True
+        sex = me.get("HKCharacteristicTypeIdentifierBiologicalSex", b"")
+        written = unescape(me.get("HKCharacteristicTypeIdentifierDateOfBirth", b""), self.name).decode(errors="replace")
+        born = None
+        if written:
+            try:
+                born = date.fromisoformat(written)
+            except ValueError:
+                self.intake.account.bad("people", "noted: date of birth not readable", 1, [f"{self.name}: {written!r}"])
+        self.intake.person(
+            self.user,
+            Person(
+                born=born,
+                sex="female" if sex == b"HKBiologicalSexFemale" else "male" if sex == b"HKBiologicalSexMale" else None,
+            ),
+        )
+
+    def _events(self, text: bytes) -> None:
+        for found in _WORKOUT.finditer(text):
+            self._event("in_workout", attributes(text, found.start()))
+        for found in _SLEEP.finditer(text):
+            tag = attributes(text, max(text.rfind(b"<", 0, found.start()), 0))
+            if tag is None or tag.get("value", b"").startswith(_ASLEEP):
+                self._event("asleep", tag)
+
+    def _event(self, kind: str, tag: dict[str, bytes] | None) -> None:
+        start, end = ((tag or {}).get(name, b"") for name in ("startDate", "endDate"))
+        self.events.append((kind, unescape(start, self.name), unescape(end, self.name)))
+
+    def _hand_in_events(self) -> None:
+        if not self.events:
+            return
+        account = self.intake.account
+        kinds, starts, ends = zip(*self.events, strict=True)
+        self.events = []
+        start, end = parse_dates(starts), parse_dates(ends)
+        account.add("events", "in", len(kinds))
+        usable = start.usable & end.usable
+        places = [f"{self.name}: {kinds[at]} from {starts[at]!r} to {ends[at]!r}" for at in np.flatnonzero(~usable)[:3]]
+        account.bad("events", "dropped: time not readable", int((~usable).sum()), places)
+        empty = usable & (end.instants <= start.instants)
+        account.note("events", "dropped: ends where it starts, or before", int(empty.sum()))
+        frame = pl.DataFrame(
+            {
+                "start": pl.Series(start.instants).cast(pl.Datetime("us")),
+                "end": pl.Series(end.instants).cast(pl.Datetime("us")),
+                "kind": pl.Series(kinds, dtype=pl.String),
+            }
+        ).with_columns(user_id=pl.lit(self.user), instant=pl.lit(True))
+        self.intake.events(frame.filter(usable & ~empty))
+
+    def _frame(self, rows: Sequence[Record]) -> pl.DataFrame:
+        """Return the readings of some records; the account gets those that are none."""
+        kinds, sources, devices, units, starts, ends, values, motions = zip(*rows, strict=True)
+        start = parse_dates(starts)
+        heart_rate = np.fromiter((kind == b"HeartRate" for kind in kinds), np.bool_, len(rows))
+        times, readable, usable = start.instants.copy(), start.readable.copy(), start.usable.copy()
+        walks = np.flatnonzero(~heart_rate)
+        end = parse_dates([ends[at] for at in walks.tolist()])
+        times[walks], readable[walks] = end.instants, readable[walks] & end.readable
+        usable[walks] &= end.usable
+        factor = np.fromiter(map(_FACTORS.get, zip(kinds, units, strict=True), repeat(np.nan)), np.float64, len(rows))
+        text = pl.Series(values, dtype=pl.Binary).cast(pl.String, strict=False)
+        value = text.cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy() * 1.0
+        kept = self._checked(
+            rows,
+            {
+                "record not readable": np.fromiter(map(bool, kinds), np.bool_, len(rows)),
+                "time not readable": readable,
+                "time before 1970 or after 2099": usable,
+                "unit not known": np.isfinite(factor),
+                "not a number": np.isfinite(value),
+                "ends before it starts": heart_rate | (times >= start.instants),
+            },
+        )
+        self.motions.update(motions)
+        value = value * factor
+        numbers = np.fromiter(map(self._device, sources, devices), np.uint16, len(rows))
+        seconds = (times - start.instants) / 1e6
+        frame = pl.DataFrame(
+            {
+                "time": pl.Series(times).cast(pl.Datetime("us")),
+                "utc_offset": start.offsets,
+                "heart_rate": np.where(heart_rate, value, np.nan).astype(np.float32),
+                "steps": np.where(heart_rate, np.nan, value).astype(np.float32),
+                "duration": np.where(heart_rate, np.nan, seconds).astype(np.float32),
+                "device": numbers,
+                "row": np.arange(self.row + 1, self.row + 1 + len(rows)),
+            }
+        ).with_columns(pl.col("heart_rate", "steps", "duration").fill_nan(None))
+        self.row += len(rows)
+        return frame.filter(kept)
+
+    def _checked(self, rows: Sequence[Record], good: dict[str, npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:
+        """Return which records pass all checks, and count those that fail one by the first that they fail."""
+        account = self.intake.account
+        account.add("rows", "in", len(rows))
+        kept = np.ones(len(rows), np.bool_)
+        for what, passed in good.items():
+            failed = kept & ~passed
+            if failed.any():
+                places = [
+                    f"{self.name}, heart rate or step record {self.row + 1 + at}: "
+                    + (" ".join(repr(text.decode(errors="replace")[:40]) for text in rows[at][3:7]) or "damaged")
+                    for at in np.flatnonzero(failed)[: account.max_examples].tolist()
+                ]
+                account.bad("rows", f"dropped: {what}", int(failed.sum()), places)
+            kept &= passed
+        return kept
+
+    def _device(self, source: bytes, device: bytes) -> int:
+        key = (source, device)
+        number = self.devices.get(key)
+        if number is None:
+            if len(self.devices) > 10_000:
+                self.devices.clear()
+            name, rank = device_of(*(unescape(text, self.name).decode("utf-8", "replace") for text in key))
+            number = self.devices[key] = self.intake.device(name, rank)
+        return number
+
+    def _hand_in(self) -> None:
+        if not self.frames:
+            return
+        frame = pl.concat(self.frames).with_columns(
+            user_id=pl.lit(self.user), instant=pl.lit(True), file=pl.lit(self.file, pl.UInt32)
+        )
+        self.frames = []
+        if self.intake.zone is not None:
+            frame = frame.with_columns(utc_offset=pl.lit(None, pl.Int32))
+        elif self.zones.names:
+            offsets = self.zones.offsets(frame["time"].cast(pl.Int64).to_numpy())
+            frame = frame.with_columns(utc_offset=pl.Series(offsets))
+            what = "noted: local time by the time zones of sleep and workouts in the export"
+            self.intake.account.note("rows", what, len(frame), self.zones.names[:3])
+        else:
+            what = "noted: local time by the offset at the time of export (say where, with --time-zone)"
+            self.intake.account.note("rows", what, len(frame))
+        self.intake.readings(frame)
+
+    def _account(self) -> None:
+        account = self.intake.account
+        for value, motion in _MOTIONS.items():
+            account.note("rows", f"noted: heart rate with motion context: {motion}", self.motions[value])
+        for zone, count in self.zones.unknown.items():
+            account.bad("time zones", "noted: unknown time zone", count, [f"{self.name}: {zone!r}"])
+        account.note("time zones", "noted: time zone without a date that can be read", self.zones.unread)

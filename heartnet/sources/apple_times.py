@@ -1,0 +1,173 @@
+"""Reads the dates of an Apple Health export, and tells the local time of an instant by the time zones that it names."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from heartnet.errors import HeartnetError
+from heartnet.sources.apple_xml import attributes, unescape
+from heartnet.sources.times import parse_times
+from heartnet.zones import check_zone, utc_offsets
+
+FIRST = 0
+"""1970-01-01 in microseconds since then; dates before it are no readings of a watch."""
+
+LAST = 4_102_444_800_000_000
+"""2100-01-01 in microseconds."""
+
+_MOST_ZONES = 2_000_000
+_LENGTH = 25  # of 2018-09-10 02:28:55 -0700
+_DIGITS = [at for at, letter in enumerate("dddd-dd-dd dd:dd:dd sdddd") if letter == "d"]
+_MARKS = {4: "-", 7: "-", 10: " ", 13: ":", 16: ":", 19: " "}
+_ZONE = re.compile(rb"""=\s*(?:"HKTimeZone"|'HKTimeZone')""")
+_COMPACT = r"^(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)([+-]\d{4})$"
+_START = re.compile(rb"""startDate\s*=\s*["']([^"'<]*)["']""")
+
+
+class Times(NamedTuple):
+    """Dates that were read.
+
+    Attributes:
+        instants: int64, microseconds since 1970 UTC; 0 where not readable.
+        offsets: int32, seconds east of UTC as written.
+        readable: bool, whether this is a date with an offset.
+        usable: bool, whether it is also one from `FIRST` to `LAST`.
+    """
+
+    instants: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int32]
+    readable: npt.NDArray[np.bool_]
+    usable: npt.NDArray[np.bool_]
+
+
+def parse_dates(texts: Sequence[bytes]) -> Times:
+    """Read dates such as `2018-09-10 02:28:55 -0700`, and more slowly ISO 8601 or `20180910022855-0700`."""
+    usual = np.fromiter(map(len, texts), np.int64, len(texts)) == _LENGTH
+    if usual.all():
+        instants, offsets, readable = _usual(texts)
+    else:
+        instants, offsets = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int32)
+        readable = np.zeros(len(texts), np.bool_)
+        for chosen, parse in ((usual, _usual), (~usual, _unusual)):
+            if chosen.any():
+                instants[chosen], offsets[chosen], readable[chosen] = parse(
+                    [texts[at] for at in np.flatnonzero(chosen).tolist()]
+                )
+    return Times(instants, offsets, readable, readable & (instants >= FIRST) & (instants < LAST))
+
+
+_Parsed = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.bool_]]
+
+
+def _usual(texts: Sequence[bytes]) -> _Parsed:
+    letters = np.frombuffer(b"".join(texts), np.uint8).reshape(len(texts), _LENGTH)
+    digits = letters - np.uint8(ord("0"))  # wraps around, so that all that are not digits are above 9
+    readable = (digits[:, _DIGITS] <= 9).all(axis=1)
+    for at, mark in _MARKS.items():
+        readable &= letters[:, at] == ord(mark)
+    west = letters[:, 20] == ord("-")
+    readable &= west | (letters[:, 20] == ord("+"))
+    tens = digits.astype(np.int32)
+
+    def two(at: int) -> npt.NDArray[np.int32]:
+        return tens[:, at] * 10 + tens[:, at + 1]
+
+    year, month, day = two(0) * 100 + two(2), two(5), two(8)
+    hour, minute, second, zone_hour, zone_minute = two(11), two(14), two(17), two(21), two(23)
+    readable &= (year >= 1) & (month >= 1) & (month <= 12) & (day >= 1)
+    readable &= (hour < 24) & (minute < 60) & (second < 60) & (zone_hour <= 18) & (zone_minute < 60)
+    months = np.where(readable, (year - 1970) * 12 + month - 1, 0).astype(np.int64)
+    first = months.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
+    after = (months + 1).astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
+    readable &= day <= after - first
+    offsets = np.where(west, -1, 1) * (zone_hour * 3600 + zone_minute * 60)
+    seconds = (first + day - 1) * 86_400 + hour * 3600 + minute * 60 + second - offsets
+    return np.where(readable, seconds * 1_000_000, 0), np.where(readable, offsets, 0).astype(np.int32), readable
+
+
+def _unusual(texts: Sequence[bytes]) -> _Parsed:
+    column = pl.Series([text.decode("utf-8", "replace") for text in texts], dtype=pl.String).str.strip_chars()
+    column = column.str.replace(_COMPACT, "${1}-$2-$3 $4:$5:$6 $7")
+    time, offset = parse_times([column])
+    readable = (time.is_not_null() & offset.is_not_null()).to_numpy()
+    return time.cast(pl.Int64).fill_null(0).to_numpy(), offset.fill_null(0).to_numpy(), readable
+
+
+class Zones:
+    """Where a person was when: the time zones of an export's sleep records and workouts (`HKTimeZone`).
+
+    An instant has the zone of the latest record at or before it, and the first one's before any.
+
+    Attributes:
+        unknown: names that are no time zone, with how often they stand in the export.
+        unread: how many entries had no date that can be read, or were more than are kept.
+    """
+
+    def __init__(self) -> None:
+        self.unknown: dict[str, int] = {}
+        self.unread = 0
+        self._names: dict[str, int] = {}
+        self._instants = array("q")
+        self._zones = array("H")
+        self._start = b""
+
+    def add(self, text: bytes, name: str) -> None:
+        """Take the entries of the next piece of a document; `name` is the file's."""
+        dates, zones = [], []
+        for found in _ZONE.finditer(text):
+            entry = attributes(text, max(text.rfind(b"<", 0, found.start()), 0))
+            if entry is not None and entry.get("key") == b"HKTimeZone":
+                at = text.rfind(b"startDate", 0, found.start())
+                start = _START.match(text, at) if at >= 0 else None
+                dates.append(start[1] if start else self._start)
+                zones.append(unescape(entry.get("value", b""), name).decode("utf-8", "replace"))
+        at = text.rfind(b"startDate")
+        start = _START.match(text, at) if at >= 0 else None
+        self._start = start[1] if start else self._start
+        times = parse_dates(dates)
+        for zone, instant, usable in zip(zones, times.instants.tolist(), times.usable.tolist(), strict=True):
+            if not _is_zone(zone):
+                key = zone[:50] if len(self.unknown) < 100 else "others"
+                self.unknown[key] = self.unknown.get(key, 0) + 1
+            elif not usable or len(self._instants) >= _MOST_ZONES:
+                self.unread += 1
+            else:
+                self._instants.append(instant)
+                self._zones.append(self._names.setdefault(zone, len(self._names)))
+
+    @property
+    def names(self) -> list[str]:
+        """The zones, in the order of the file."""
+        return list(self._names)
+
+    def offsets(self, instants: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """Return the offsets from UTC, in seconds, of instants (microseconds since 1970); needs a zone."""
+        times = np.frombuffer(self._instants, np.int64)
+        order = np.argsort(times, kind="stable")
+        latest = np.searchsorted(times[order], instants, side="right") - 1
+        zones = np.frombuffer(self._zones, np.uint16)[order][np.maximum(latest, 0)]
+        offsets = np.zeros(len(instants), np.int32)
+        for number, zone in enumerate(self._names):
+            chosen = zones == number
+            if chosen.any():
+                times_there = pl.Series(instants[chosen]).cast(pl.Datetime("us"))
+                offsets[chosen] = utc_offsets(times_there, zone).to_numpy()
+        return offsets
+
+
+@lru_cache(1000)
+def _is_zone(name: str) -> bool:
+    try:
+        check_zone(name)
+        utc_offsets(pl.Series([0]).cast(pl.Datetime("us")), name)
+    except (HeartnetError, pl.exceptions.PolarsError):
+        return False
+    return True

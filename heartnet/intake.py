@@ -162,7 +162,7 @@ class Intake:
     def readings(self, frame: pl.DataFrame, zone: str | None = None) -> None:
         """Take readings: columns of `RAW_SCHEMA`, of which those that are missing are null (`device`: 0).
 
-        `instant` is true where an offset is given; where the column is missing, it is false elsewhere.
+        `user_id` may also be categorical. `instant` is true where an offset is given; where the column is missing, it is false elsewhere.
 
         Args:
             zone: the time zone of times without an offset, as far as the source knows it; `--time-zone` goes first.
@@ -171,7 +171,9 @@ class Intake:
             return
         missing = {name: dtype for name, dtype in RAW_SCHEMA.items() if name not in frame.columns}
         frame = frame.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in missing.items())
-        frame = frame.select(pl.col(name).cast(dtype) for name, dtype in RAW_SCHEMA.items())
+        frame = frame.select(
+            pl.col(name) if name == "user_id" else pl.col(name).cast(dtype) for name, dtype in RAW_SCHEMA.items()
+        )
         frame = frame.with_columns(
             pl.col("device").fill_null(self.device("", 9)),
             pl.col("instant").fill_null(False) | pl.col("utc_offset").is_not_null(),
@@ -240,7 +242,7 @@ class Intake:
     def _numbers(self, users: pl.Series) -> pl.Series:
         """Return a number for each person; new people get the next."""
         runs = users.rle()
-        names = runs.struct.field("value")
+        names = runs.struct.field("value").cast(pl.String)
         for name in names.unique(maintain_order=True):
             self._users.setdefault(name, len(self._users))
         numbers = names.replace_strict(self._users, return_dtype=pl.UInt32)

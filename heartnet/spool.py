@@ -13,7 +13,7 @@ import polars as pl
 
 from heartnet.errors import HeartnetError
 
-ROWS_IN_MEMORY = 4_000_000
+ROWS_IN_MEMORY = 1_000_000
 """Readings held before they go to disk; about 45 bytes each, and some copies of that."""
 
 WEEK = 7 * 86_400_000_000
@@ -74,7 +74,7 @@ class Spool:
             parts = []
             for run, (key, start, end) in zip(runs, keys, strict=True):
                 inside = (key >= low) & (key <= high)
-                parts += [run.slice(a, b - a) for a, b in zip(start[inside], end[inside], strict=True)]
+                parts += [run.slice(a, b - a) for a, b in _joined(start[inside], end[inside])]
             yield pl.concat([part.collect() for part in parts], rechunk=True)
 
     def everything(self) -> pl.DataFrame | None:
@@ -95,7 +95,7 @@ class Spool:
             if self._partial is None:
                 self._partial = Path(tempfile.mkdtemp(prefix=".heartnet-", dir=self.folder))
             run = self._partial / f"run-{len(self._runs)}.arrow"
-            pl.concat(self._held).sort("user", "week", maintain_order=True).write_ipc(run, compression="uncompressed")
+            _sorted(pl.concat(self._held)).write_ipc(run, compression="uncompressed")
         except (OSError, pl.exceptions.PolarsError) as error:
             where = self._partial or self.folder
             raise HeartnetError(f"cannot keep readings in {where} while they are read: {error}") from error
@@ -117,3 +117,19 @@ def _keys(
     key = place[user] * (1 << 24) + (0 if whole_people else week + (1 << 23))
     start = np.flatnonzero(np.diff(key, prepend=-1))
     return key[start], start, np.append(start[1:], len(key))
+
+
+def _joined(start: npt.NDArray[np.int64], end: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return the spans of rows, those that follow each other joined."""
+    if not len(start):
+        return []
+    opens = np.concatenate([[True], start[1:] != end[:-1]])
+    closes = np.append(np.flatnonzero(opens)[1:] - 1, len(start) - 1)
+    return list(zip(start[opens].tolist(), end[closes].tolist(), strict=True))
+
+
+def _sorted(frame: pl.DataFrame) -> pl.DataFrame:
+    user, week = frame["user"].to_numpy(), frame["week"].to_numpy()
+    if ((user[1:] > user[:-1]) | (user[1:] == user[:-1]) & (week[1:] >= week[:-1])).all():
+        return frame
+    return frame.sort("user", "week", maintain_order=True)

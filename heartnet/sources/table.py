@@ -302,8 +302,10 @@ def _text(frame: pl.DataFrame, column: str | None) -> pl.Series:
     series = frame[column or ""]
     if series.dtype.is_nested():
         raise HeartnetError(f"column {column!r} holds {series.dtype}, expected text or numbers")
-    text = series.cast(pl.String).str.strip_chars()
-    return text.set(text == "", None)
+    runs = series.rle()  # a person's rows usually stand together
+    text = runs.struct.field("value").cast(pl.String).str.strip_chars()
+    text = text.set(text == "", None).cast(pl.Categorical)
+    return text.gather(np.repeat(np.arange(len(text), dtype=np.uint32), runs.struct.field("len").to_numpy()))
 
 
 @dataclass(frozen=True)

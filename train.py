@@ -209,13 +209,15 @@ def fit_and_test(
     config: DictConfig, folder: Path, data: WeeksDataModule, module: HeartnetModule, trainer: Trainer
 ) -> None:
     """Train the network, or go on training it, and keep what it predicts for the test split."""
-    from heartnet.predictions import NETWORK, predictions_frame
+    from heartnet.predictions import NETWORK, ceiling_predictions, predictions_frame
 
     trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path)
     if config.test and len(data.rows["test"]) > 0:
         trainer.test(module, datamodule=data, verbose=False)
         frame = predictions_frame(data, module.test_rows, module.test_scores, NETWORK)
         frame.write_parquet(folder / "predictions.parquet")
+        if (best := ceiling_predictions(data, data.rows["test"])) is not None:
+            best.write_parquet(folder / "predictions_ceiling.parquet")
 
 
 OmegaConf.register_new_resolver("run_dir", new_run_folder, use_cache=True, replace=True)

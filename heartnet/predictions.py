@@ -10,9 +10,13 @@ import polars as pl
 from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
 
 from heartnet.datamodule import WeeksDataModule
+from heartnet.simulate.ceiling import ceiling, lacking
 
 NETWORK = "network"
 """The name of the trained network among the models of a predictions table."""
+
+CEILING = "ceiling"
+"""The name of who sees the true traits of simulated people (`heartnet.simulate.ceiling`)."""
 
 
 def predictions_frame(
@@ -40,6 +44,13 @@ def predictions_frame(
         for i, name in enumerate(data.targets)
     ]
     return pl.concat(frames).select("model", "user_id", "start", "week", "target", "value", "score")
+
+
+def ceiling_predictions(data: WeeksDataModule, rows: npt.NDArray[np.int64]) -> pl.DataFrame | None:
+    """Return what one who sees the true traits predicts; None where the truth is unknown or no condition."""
+    if not data.weeks.simulated or data.task.kind != "conditions" or lacking(data.weeks, data.targets):
+        return None
+    return predictions_frame(data, rows, ceiling(data.weeks, rows, data.targets).astype(np.float32), CEILING)
 
 
 def read_predictions(folder: Path) -> pl.DataFrame:

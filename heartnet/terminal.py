@@ -16,7 +16,8 @@ from rich.table import Table
 from heartnet.datamodule import WeeksDataModule
 from heartnet.findings import Status, findings_table, latest, read_jsonl
 from heartnet.metrics import SCORES
-from heartnet.predictions import read_predictions, score_table
+from heartnet.predictions import CEILING, read_predictions, score_table
+from heartnet.simulate.ceiling import lacking
 from heartnet.splits import SPLITS
 
 _console = Console(highlight=False)
@@ -78,42 +79,55 @@ def print_scores(folder: Path, data: WeeksDataModule) -> None:
     scores = score_table(predictions, data.task.kind)
     first, second = SCORES[data.task.kind]
     title = "Test scores" + (" on SIMULATED weeks" if data.weeks.simulated else "")
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(f"{_NAMES[first]} ({_NAMES[second]})", no_wrap=True)
-    table.add_column("positive" if conditions else "weeks", justify="right", no_wrap=True)
     models = scores["model"].unique(maintain_order=True).to_list()
-    for model in models:
-        table.add_column(model, justify="right", no_wrap=True)
+    # The ceiling is one of the AUROC. With two baselines beside it, without pads, the table fits 80 characters; with
+    # more, the second score goes.
+    brief = models if len(models) > 4 else [CEILING]
+    padding = (0, 1 if len(models) < 4 else 0)
+    lines = []
     for target in data.targets:
         part = scores.filter(pl.col("target") == target)
-        if part.is_empty():
-            continue
-        row = part.row(0, named=True)
-        count = f"{row['positive_weeks']} of {row['weeks']}" if conditions else str(row["weeks"])
-        table.add_row(target, count, *_cells(part, models, first, second))
+        if not part.is_empty():
+            row = part.row(0, named=True)
+            count = f"{row['positive_weeks']} of {row['weeks']}" if conditions else str(row["weeks"])
+            lines.append([target, count, *_cells(part, models, brief, first, second)])
     if len(data.targets) > 1:
         mean = scores.group_by("model").agg(pl.col(first, second).mean())
-        table.add_row("mean", "", *_cells(mean, models, first, second))
+        lines.append(["mean", "", *_cells(mean, models, brief, first, second)])
+    scored = _NAMES[first] if brief == models else f"{_NAMES[first]} ({_NAMES[second]})"
+    heads = [scored, "positive" if conditions else "weeks", *models]
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=padding)
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="right" if i else "left", no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
     _console.print(table)
+    if CEILING in models:
+        print_line(_CEILING)
+    elif conditions and data.weeks.simulated:
+        print_line(f"No ceiling: these simulated weeks lack {', '.join(lacking(data.weeks, data.targets))}.")
     for (model,), part in predictions.group_by("model", maintain_order=True):
         wrong = part.filter(~pl.col("score").is_finite())["week"].n_unique()
         if wrong:
             print_line(f"{model}: NaN or infinite for {wrong} of {part['week'].n_unique()} weeks, so it has diverged.")
 
 
+_CEILING = (
+    "ceiling: the AUROC of one who sees the true traits of these simulated people.\n"
+    "Above it is only luck, of which there is much where positives are few."
+)
 _NAMES = {"auroc": "AUROC", "average_precision": "AP", "mae": "MAE", "r2": "R²"}
 
 
-def _cells(part: pl.DataFrame, models: list[str], *scores: str) -> list[str]:
+def _cells(part: pl.DataFrame, models: list[str], brief: list[str], first: str, second: str) -> list[str]:
+    """Return a cell a model, of both scores or, for the brief ones, of the first."""
     rows = {row["model"]: row for row in part.iter_rows(named=True)}
-    return [_cell([rows.get(model, {}).get(score) for score in scores]) for model in models]
-
-
-def _cell(values: list[float | None]) -> str:
-    first, second = (
-        "–" if value is None else f"{value:.{digits}f}" for value, digits in zip(values, (3, 2), strict=True)
-    )
-    return f"{first} ({second})"
+    cells = []
+    for model in models:
+        one, other = (rows.get(model, {}).get(score) for score in (first, second))
+        cell = "–" if one is None else f"{one:.3f}"
+        cells.append(cell if model in brief else f"{cell} ({'–' if other is None else f'{other:.2f}'})")
+    return cells
 
 
 def print_findings(folder: Path) -> Status | None:

@@ -76,7 +76,7 @@ def test_a_run_keeps_everything_in_its_folder(run: Run, capsys: pytest.CaptureFi
     names = {path.name.partition(".out.")[0] for path in folder.iterdir()}
     assert {"config.yaml", "events", "checkpoints", "findings.jsonl", "predictions.parquet"} <= names
     assert names <= {"config.yaml", "events", "checkpoints", "findings.jsonl", "predictions.parquet"} | {
-        "amnesia.npz", "hparams.yaml"
+        "amnesia.npz", "hparams.yaml", "predictions_ceiling.parquet"
     }  # fmt: skip
     config = OmegaConf.load(folder / "config.yaml")
     assert config.callbacks.amnesia.every_n_epochs == 2
@@ -92,6 +92,8 @@ def test_a_run_keeps_everything_in_its_folder(run: Run, capsys: pytest.CaptureFi
     assert "deprecated" not in output.out + output.err
     assert max(map(len, output.out.splitlines())) <= 120
     assert "network" in pl.read_parquet(folder / "predictions.parquet")["model"].to_list()
+    head = next(line for line in output.out.splitlines() if "AUROC (AP)" in line)
+    assert head.split()[-2:] == ["network", "ceiling"]
 
 
 def test_seeds(run: Run) -> None:

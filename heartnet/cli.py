@@ -104,14 +104,21 @@ def _parser() -> argparse.ArgumentParser:
     sources = prepare.add_subparsers(dest="source", required=True, metavar="SOURCE", parser_class=_SourceParser)
     for name, summary in SOURCES.items():
         sources.add_parser(name, help=summary, description=summary).source = name
-    describe = commands.add_parser("describe", help="print what a store holds and how it was made")
+    about = "print what a store holds and how it was made, and draw it as a page for the browser"
+    describe = commands.add_parser("describe", help=about, description=about)
     describe.add_argument("path", type=Path, metavar="FOLDER")
+    place = describe.add_mutually_exclusive_group()
+    place.add_argument("--page", type=Path, metavar="FILE", help="where the page goes (default: FOLDER.html beside it)")
+    place.add_argument("--no-page", action="store_true", help="print only")
+    chosen: dict[str, Any] = {"action": "append", "default": []}
+    describe.add_argument("--week", type=int, metavar="N", help="draw this week, counted from 0; repeatable", **chosen)
+    describe.add_argument("--user", metavar="NAME", help="draw this person's weeks; repeatable", **chosen)
     describe.set_defaults(run=_describe)
     return parser
 
 
 def _describe(arguments: argparse.Namespace) -> None:
-    import_module("heartnet.describe").describe(arguments.path)
+    import_module("heartnet.describe").describe_and_draw(arguments)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Prints what a store of weeks holds, and the account of its preparation."""
+"""Prints what a store of weeks holds and the account of its preparation, and has both drawn (`heartnet.page`)."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -10,12 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from heartnet.account import Account
+from heartnet.errors import HeartnetError
+from heartnet.folders import short
 from heartnet.store import open_store, read_manifest
 from heartnet.weeks import Weeks
 
 
-def describe(path: str | Path, console: Console | None = None) -> None:
-    """Print the account and a summary of the store at `path`.
+def describe(path: str | Path, console: Console | None = None) -> tuple[Weeks, Account]:
+    """Print the account and a summary of the store at `path`, and return what was read.
 
     Raises:
         HeartnetError: if it cannot be opened.
@@ -26,6 +29,34 @@ def describe(path: str | Path, console: Console | None = None) -> None:
     if account.entries:
         console.print(account_table(account))
     console.print(summary_table(weeks, str(path)))
+    return weeks, account
+
+
+def describe_and_draw(arguments: argparse.Namespace) -> None:
+    """Do what `heartnet describe` says: print the tables, then write the page and say on stderr where it is.
+
+    A page that cannot be written is an error if its place was asked for. Beside the store it is only said, for a store
+    may lie where its reader may not write.
+
+    Raises:
+        HeartnetError: the store cannot be opened, the page cannot be written, or a week or a person is not there.
+    """
+    weeks, account = describe(arguments.path)
+    if arguments.no_page:
+        return
+    from heartnet.page import page, write_page
+
+    store = arguments.path.absolute()
+    place = arguments.page or store.with_name(f"{store.name}.html")
+    text = page(weeks, account, store.name, rows=arguments.week, users=arguments.user)
+    try:
+        write_page(place, text)
+    except HeartnetError as error:
+        if arguments.page is not None:
+            raise
+        print(f"heartnet: no page was written: {error}", file=sys.stderr)
+    else:
+        print(f"The page, to open in a browser: {short(place)}", file=sys.stderr)
 
 
 def account_table(account: Account) -> Table:

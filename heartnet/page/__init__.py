@@ -1,0 +1,290 @@
+"""The page of a store: one HTML file that says and draws what is in it, and needs nothing but a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from heartnet.account import Account
+from heartnet.errors import HeartnetError, did_you_mean
+from heartnet.page.histograms import histograms, hours
+from heartnet.page.weeks import LANE_HEIGHT, RATE_HEIGHT, STEPS_HEIGHT, WIDTH, WeekPicture, common_scale, week_picture
+from heartnet.weeks import WEAR_GAP_SECONDS, Weeks
+
+DRAWN = 8
+"""Weeks that are drawn where none is asked for."""
+
+MOST_DRAWN = 52
+"""Weeks that are drawn at most; a page of so many has about 2 MB."""
+
+_PARTS = ("in", "left", "dropped", "merged", "noted")
+
+MARK = "<!-- made by heartnet describe -->"
+"""In the second line of each page, so that no other file is ever replaced by one."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A week to look at: its row of the table, its picture, and what is known of it, as pairs of name and value."""
+
+    row: int
+    about: Mapping[str, Any]
+    facts: tuple[tuple[str, str], ...]
+    picture: WeekPicture
+
+
+def page(weeks: Weeks, account: Account, name: str, *, rows: Sequence[int] = (), users: Sequence[str] = ()) -> str:
+    """Return the page as HTML; it refers to nothing outside itself and runs no script.
+
+    Raises:
+        HeartnetError: a week or a person that is not there.
+    """
+    chosen, how = choose(weeks, rows, users)
+    scale = common_scale(weeks, chosen)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": lambda number: f"{number:,}", "plain": _plain}
+    return environment.get_template("page.html").render(
+        mark=MARK,
+        name=name,
+        simulated=weeks.simulated,
+        effect_scale=weeks.provenance.get("effect_scale"),
+        tiles=_tiles(weeks),
+        stages=_stages(account),
+        labels=_labels(weeks),
+        people=_people(weeks),
+        how=how,
+        drawn=[_drawn(weeks, row, week_picture(weeks, row, scale)) for row in chosen],
+        scale=scale,
+        size={"width": WIDTH, "rate": RATE_HEIGHT, "steps": STEPS_HEIGHT, "lane": LANE_HEIGHT},
+        gap_minutes=WEAR_GAP_SECONDS / 60,
+        histograms=histograms(weeks),
+        files=_files(weeks.provenance),
+        options=_flat({key: value for key, value in weeks.provenance.items() if key != "files"}),
+    )
+
+
+def write_page(path: str | Path, text: str) -> None:
+    """Write a page to `path`, whole or not at all.
+
+    Raises:
+        HeartnetError: the place cannot be written to, or at it lies something that is no such page.
+    """
+    path = Path(path)
+    _check_place(path)
+    partial: Path | None = None
+    try:
+        handle, file = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.absolute().parent)
+        partial = Path(file)
+        with os.fdopen(handle, "w", encoding="utf-8", errors="replace", newline="\n") as stream:
+            stream.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o666 & ~umask)
+        partial.replace(path)
+    except OSError as error:
+        raise HeartnetError(
+            f"cannot write the page {path}: {error.strerror or error}; --page FILE puts it elsewhere, --no-page "
+            "leaves it out"
+        ) from error
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+def choose(weeks: Weeks, rows: Sequence[int], users: Sequence[str]) -> tuple[list[int], str]:
+    """Return the weeks to draw, and how they were chosen, in words.
+
+    Raises:
+        HeartnetError: a week or a person that is not there.
+    """
+    table = weeks.table.select("user_id", "wear_hours").with_row_index("row")
+    if not rows and not users:
+        return _representative(table)
+    for row in rows:
+        if not 0 <= row < len(weeks):
+            raise HeartnetError(f"--week {row}: the store has weeks 0 to {len(weeks) - 1:,}")
+    known = set(table["user_id"]) if users else set()
+    for user in users:
+        if user not in known:
+            raise HeartnetError(f"--user {user}: not in the store.{did_you_mean(user, sorted(known))}")
+    theirs = table.filter(pl.col("user_id").is_in(users))["row"].to_list()
+    found = list(dict.fromkeys([*rows, *theirs]))
+    how = "The weeks asked for."
+    if len(found) > MOST_DRAWN:
+        how = f"The first {MOST_DRAWN} of the {len(found):,} weeks asked for."
+    return found[:MOST_DRAWN], how
+
+
+def _representative(table: pl.DataFrame) -> tuple[list[int], str]:
+    people = table.group_by("user_id", maintain_order=True).agg(pl.col("row", "wear_hours").first())
+    if people.height > DRAWN:
+        ordered = people.sort("wear_hours", "row")["row"].to_list()
+        places = np.linspace(0, len(ordered) - 1, DRAWN).round().astype(int)
+        how = f"The first week of {DRAWN} of {people.height:,} people: evenly spaced from least to most worn."
+        return [ordered[place] for place in places], how
+    if table.height <= DRAWN:
+        return table["row"].to_list(), "All weeks."
+    each = DRAWN // people.height
+    rows = []
+    for (_,), theirs in table.group_by("user_id", maintain_order=True):
+        places = np.linspace(0, theirs.height - 1, min(each, theirs.height)).round().astype(int)
+        rows += theirs["row"].gather(places).to_list()
+    which = "Of each person, the first week" if each == 1 else f"Of each person, up to {each} weeks, evenly spaced"
+    return rows, f"{which}: {len(rows)} of {table.height:,}."
+
+
+def _tiles(weeks: Weeks) -> list[tuple[str, str, str]]:
+    """Return name, number and a remark of what sums a store up."""
+    table = weeks.table
+    starts = table["start"].sort().dt.to_string("%d %b %Y")
+    first, last = starts[0], starts[-1]
+    each = table.group_by("user_id").len()["len"]
+    wear = float(np.median(table["wear_hours"].to_numpy()))
+    return [
+        (
+            "people",
+            f"{each.len():,}",
+            "one week each" if each.max() == 1 else f"{np.median(each):,.0f} weeks each, median",
+        ),
+        ("weeks", f"{len(weeks):,}", first if first == last else f"{first} to {last}"),
+        ("readings", f"{len(weeks.readings):,}", f"{np.median(np.diff(weeks.offsets)):,.0f} a week, median"),
+        ("worn", hours(wear), "a week, median"),
+    ]
+
+
+def _stages(account: Account) -> list[dict[str, Any]]:
+    """Return the account by stage: what came in first, what is left last, each with its share."""
+    stages = []
+    for stage in dict.fromkeys(stage for stage, _, _ in account):
+        rows = [(what, count) for other, what, count in account if other == stage]
+        rows.sort(key=lambda row: (row[0] == "left", row[0] != "in"))
+        came = dict(rows).get("in", 0)
+        stages.append(
+            {
+                "name": stage,
+                "rows": [
+                    {
+                        "what": what,
+                        "kind": what if what in ("in", "left") else what.partition(":")[0],
+                        "count": count,
+                        "share": count / came if came and what.partition(":")[0] in _PARTS else None,
+                        "examples": account.examples.get((stage, what), []),
+                    }
+                    for what, count in rows
+                ],
+            }
+        )
+    return stages
+
+
+def _labels(weeks: Weeks) -> list[dict[str, Any]]:
+    """Return for each condition the weeks and the people with it, without it, and of whom nobody knows."""
+    found = []
+    for condition in weeks.conditions:
+        # A person with the condition in any week counts as one with it.
+        people = weeks.table.group_by("user_id").agg(pl.col(condition).max())[condition]
+        counts = {
+            unit: [int((label == 1).sum()), int((label == 0).sum()), label.null_count()]
+            for unit, label in (("weeks", weeks.table[condition]), ("people", people))
+        }
+        found.append({"name": condition, **counts})
+    return found
+
+
+def _people(weeks: Weeks) -> list[tuple[str, str]]:
+    """Return what is known of the people: age, BMI, sex, device; each counts once."""
+    people = weeks.table.unique("user_id", maintain_order=True)
+    found = []
+    for name, unit in (("age", "years"), ("bmi", "kg/m²")):
+        values = people[name].drop_nulls()
+        if len(values):
+            low, middle, high = (values.quantile(share, "linear") for share in (0, 0.5, 1))
+            text = f"median {middle:.1f} {unit}, from {low:.1f} to {high:.1f}"
+            found.append((name, text + _unknown(people.height - len(values))))
+    for name in ("sex", "device"):
+        counts = people[name].drop_nulls().value_counts(sort=True)
+        if counts.height:
+            parts = [f"{value}: {count:,}" for value, count in counts.head(6).iter_rows()]
+            parts += [f"{counts.height - 6:,} others"] if counts.height > 6 else []
+            found.append((name, ", ".join(parts) + _unknown(people[name].null_count())))
+    return found
+
+
+def _unknown(count: int) -> str:
+    return f"; not known of {count:,}" if count else ""
+
+
+def _drawn(weeks: Weeks, row: int, picture: WeekPicture) -> Drawn:
+    about = weeks.table.row(row, named=True)
+    readings = weeks.week(row)
+    rates, steps = (readings[:, column][~np.isnan(readings[:, column])] for column in (0, 1))
+    facts = [("worn", hours(about["wear_hours"])), ("readings", f"{len(readings):,}")]
+    if len(rates):
+        facts.append(("median", f"{np.median(rates):.0f} bpm"))
+    if len(steps):
+        facts.append(("steps", f"{steps.sum(dtype=np.float64):,.0f}"))
+    for name, form in (("age", "{:.0f}"), ("sex", "{}"), ("bmi", "{:.1f}"), ("device", "{}")):
+        if about[name] is not None:
+            facts.append((name, form.format(about[name])))
+    return Drawn(row, about | {"labels": [(name, about[name]) for name in weeks.conditions]}, tuple(facts), picture)
+
+
+def _files(provenance: Mapping[str, object]) -> list[Mapping[str, Any]]:
+    files = provenance.get("files")
+    return [file for file in files if isinstance(file, Mapping)] if isinstance(files, list) else []
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    """Return nested options as one list; those that say nothing are left out."""
+    found: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        name = f"{above}{key}"
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{name} · ")
+        elif value not in (None, [], "", False):
+            found.append((name, value))
+    return found
+
+
+def _plain(value: Any) -> str:
+    """Return a value of the provenance as a person would write it."""
+    if isinstance(value, list):
+        return (
+            "; ".join(map(_plain, value))
+            if any(isinstance(each, Mapping) for each in value)
+            else ", ".join(map(_plain, value))
+        )
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(each)}" for key, each in value.items())
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _check_place(path: Path) -> None:
+    if not path.absolute().parent.is_dir():
+        raise HeartnetError(f"--page {path}: the folder {path.absolute().parent} does not exist; create it")
+    if path.is_dir():
+        raise HeartnetError(f"the page {path} is a folder; --page FILE names a file, such as {path / 'weeks.html'}")
+    if not path.exists():
+        return
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            ours = MARK in file.read(len(MARK) + 200)
+    except OSError as error:
+        raise HeartnetError(f"the page {path} cannot be replaced: {error.strerror or error}") from error
+    if not ours:
+        raise HeartnetError(f"{path} exists and is no page of heartnet; choose another name with --page FILE")

@@ -88,7 +88,7 @@ def prepare(file: Path, out: Path) -> None:
     import io
 
     with contextlib.redirect_stdout(io.StringIO()):
-        assert heartnet(["prepare", "table", str(file), "--out", str(out), "--overwrite", "--no-page"]) == 0
+        assert heartnet(["prepare", "table", str(file), "--out", str(out), "--overwrite"]) == 0
 
 
 def serving(folder: Path, options: Namespace) -> None:

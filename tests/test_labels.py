@@ -1,6 +1,6 @@
 """Labels by person and by interval, and metadata, reach the right weeks under the right names."""
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heartnet.account import Account
-from heartnet.attach import account_for_labels, attach_intervals, attach_labels, attach_people
+from heartnet.attach import account_for_labels, attach_facts, attach_intervals, attach_labels, attach_people
 from heartnet.errors import HeartnetError
+from heartnet.intake import Person
 from heartnet.labels import parse_conditions, read_intervals, read_labels, read_people, rules_for
 from heartnet.readings import SCHEMA
 from heartnet.sources.files import TableFile
@@ -240,3 +241,14 @@ def test_a_column_that_is_almost_a_condition_is_not_dropped(tmp_path: Path) -> N
     file = table(tmp_path, "user_id,diabtes,hypertension\n1,1,0\n")
     with pytest.raises(HeartnetError, match=r"'diabtes' is almost the name of a condition\. Did you mean 'diabetes'"):
         labels(file)
+
+
+def test_what_exports_say_of_people_and_a_table_of_people_goes_first() -> None:
+    weeks = make_weeks({"ann": [0, 1], "bob": [0, 1], "zoe": [0, 1]})
+    people = {"ann": Person(born=date(1930, 1, 1), sex="female", bmi=22.5), "bob": Person(age=50.0)}
+    found = attach_facts(weeks, people)
+    assert found.table.select("age", "sex", "bmi").rows() == [(40.0, "female", 22.5), (50.0, None, None), (None,) * 3]
+    table = pl.DataFrame({"user_id": ["ann", "bob"], "age": [41.0, None], "sex": [None, "male"]})
+    account = Account()
+    found = attach_people(found, table, account, ["ann", "bob", "zoe"], "--people p.csv")
+    assert found.table.select("age", "sex", "bmi").rows() == [(41.0, "female", 22.5), (50.0, "male", None), (None,) * 3]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import jaxtyping
 import pytest
 import torch
 
+from heartnet.cli import SOURCES
 from heartnet.model.lstm import LengthFlipLSTM
 
 ROOT = Path(__file__).parent.parent
@@ -59,3 +62,16 @@ def test_shapes_are_checked_while_testing() -> None:
     lstm = LengthFlipLSTM(3, 4, 1)
     with pytest.raises(jaxtyping.TypeCheckError, match="lengths"):
         lstm(torch.zeros(5, 2, 3), torch.tensor([5, 4, 3]))
+
+
+def test_every_source_is_one_file_and_one_line() -> None:
+    """A module with `read` is listed in the command, and what is listed can be read."""
+    folder = ROOT / "heartnet" / "sources"
+    modules = {f.stem.replace("_", "-") for f in folder.glob("*.py") if "\ndef read(arguments" in f.read_text("utf-8")}
+    assert modules == set(SOURCES)
+    for name in SOURCES:
+        parser = argparse.ArgumentParser(add_help=False)
+        module = importlib.import_module(f"heartnet.sources.{name.replace('-', '_')}")
+        module.add_arguments(parser)
+        assert "files" in {action.dest for action in parser._actions}
+        assert len((module.__doc__ or "").split()) > 50, f"{name} does not say what its format is"

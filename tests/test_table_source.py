@@ -290,6 +290,14 @@ def test_fields_that_break_their_line_are_counted_not_lost(tmp_path: Path) -> No
     assert account.count("rows", "dropped: not the 3 fields of the header") == 2
 
 
+def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartnet.sources.files, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(heartnet.sources.files, "LONGEST_LINE", 1000)
+    path = write(tmp_path / "long.csv", GOOD + "x" * 3000)
+    with pytest.raises(HeartnetError, match=r"long\.csv row 4 is longer than 1,000 bytes"):
+        rows(path)
+
+
 def test_a_kind_that_no_row_is_of(tmp_path: Path) -> None:
     file = write(tmp_path / "long.csv", "time,type,value\n2026-01-05 00:00:00,HR,60\n2026-01-05 00:00:01,steps,2\n")
     with pytest.raises(HeartnetError, match=r"kind 'stps' \(--kind-steps\).* 'steps'\. Did you mean 'steps'"):

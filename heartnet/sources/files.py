@@ -20,6 +20,9 @@ from heartnet.errors import HeartnetError, did_you_mean
 
 CHUNK_BYTES = 1 << 23
 CHUNK_ROWS = 1 << 20
+LONGEST_LINE = 1 << 26
+"""Bytes; a file with a longer line is no table, and need not fit into memory."""
+
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "none")
 """Text that means: nothing was measured."""
 
@@ -254,6 +257,8 @@ def _blocks(path: Path) -> Iterator[tuple[bytes, int, int]]:
         while block := text.read(CHUNK_BYTES):
             if row == 1 and not rest and block.startswith(b"\xef\xbb\xbf"):
                 block = block[3:]
+            if len(rest) > LONGEST_LINE:
+                raise HeartnetError(f"{path.name} row {row} is longer than {LONGEST_LINE:,} bytes: this is no table")
             if b"\0" in block:
                 raise HeartnetError(f"{path.name} holds binary data, not a text table; export it as CSV or Parquet")
             lines, end, rest = (rest + block).rpartition(b"\n")

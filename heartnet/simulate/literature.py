@@ -100,7 +100,7 @@ RISKS: tuple[Risk, ...] = (
         "55 years, 9 % from 80; beta blocker: assumed, first-line rate control in the guidelines",
     ),
     Risk(
-        "sleep_apnea", 0.11, age=0.17, male=0.40, bmi=0.32, shared=0.40, beta_blocker=0.0,
+        "sleep_apnea", 0.09, age=0.17, male=0.40, bmi=0.32, shared=0.40, beta_blocker=0.0,
         source="Peppard et al. 2013, Am J Epidemiol 177:1006: AHI of 15 or more in 10 % and 17 % of men of 30-49 "
         "and 50-70 years, 3 % and 9 % of women, here 63 % men; strong dependence on BMI",
     ),
@@ -118,7 +118,7 @@ RISKS: tuple[Risk, ...] = (
 
 TRAITS: tuple[Trait, ...] = (
     Trait(
-        "resting_rate", "bpm", 65.0, 10.5, 40.0, 108.0, log=False, age=-0.5, male=-2.2, bmi=2.0,
+        "resting_rate", "bpm", 64.5, 11.3, 40.0, 108.0, log=False, age=-0.5, male=-2.2, bmi=2.0,
         source="Feng et al. 2024, JMIR 26:e60493 (Project Baseline): 66.6 ± 11.2 in women, 64.4 ± 12.3 in men, "
         "higher with BMI; Quer et al. 2020: mean 65, range 40-109; metadata explain less than 10 %",
     ),
@@ -136,7 +136,7 @@ TRAITS: tuple[Trait, ...] = (
         "of cool-down, faster without; e-folding 75 s loses 55 % in a minute",
     ),
     Trait(
-        "daily_steps", "count", 8300.0, 0.36, 800.0, 30000.0, log=True, age=-0.03, male=0.03, bmi=-0.10,
+        "daily_steps", "count", 8650.0, 0.415, 800.0, 30000.0, log=True, age=-0.03, male=0.03, bmi=-0.10,
         source="Master et al. 2022, Nature Medicine 28:2301: median 7,731 a day, quartiles 5,867 and 9,827",
     ),
     Trait(
@@ -190,7 +190,7 @@ EFFECTS: tuple[Effect, ...] = (
     Effect("sleep_apnea", "sleep_hours", -0.15, "assumed: fragmented sleep, a little shorter"),
     Effect("sleep_apnea", "circadian_swing", -0.6, "assumed: arousals raise the rate asleep"),
     Effect(
-        "diabetes", "resting_rate", 3.5,
+        "diabetes", "resting_rate", 3.8,
         "direction: Carnethon et al. 2003, Circulation 107:2190 (ARIC), autonomic dysfunction and diabetes; size "
         "assumed: 2-4 bpm is what cross-sectional comparisons show",
     ),
@@ -204,7 +204,7 @@ EFFECTS: tuple[Effect, ...] = (
         "direction: Master et al. 2022, fewer steps go with diabetes; size assumed",
     ),
     Effect(
-        "hypertension", "resting_rate", 3.0,
+        "hypertension", "resting_rate", 3.4,
         "direction: Palatini & Julius 1997, J Hypertension 15:3, fast heart rate goes with hypertension; size "
         "assumed, before beta blockers, which hide it",
     ),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,12 +29,8 @@ SOURCES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 if it worked, 2 with a message on stderr for bad input, 130 when interrupted."""
     try:
-        words = list(sys.argv[1:] if argv is None else argv)
-        if words[:1] == ["prepare"]:
-            _prepare(words[1:])
-        else:
-            arguments = _parser().parse_args(words)
-            arguments.run(arguments)
+        with _signals_interrupt():
+            return _run(argv)
     except HeartnetError as error:
         print(f"heartnet: {error}", file=sys.stderr)
         return 2
@@ -42,6 +41,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("heartnet: interrupted; nothing was written", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Let a request to end, or a closed terminal, interrupt as Ctrl-C does, so that nothing half-written stays."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), interrupt) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["prepare"]:
+        _prepare(words[1:])
+    else:
+        arguments = _parser().parse_args(words)
+        arguments.run(arguments)
     return 0
 
 

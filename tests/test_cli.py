@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -290,3 +291,17 @@ def test_steps_and_rates_of_the_source_named_first_are_believed(tmp_path: Path) 
     readings = open_store(tmp_path / "weeks").readings
     assert readings[:, 0].tolist() == [60] * 1500 + [90] * 100
     assert readings[:, 1].tolist() == [5] * 1500 + [50] * 100
+
+
+def test_a_request_to_end_leaves_nothing(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    lines = "".join(f"2026-01-05 00:00:{i % 60:02d},60\n" for i in range(2_000_000))
+    table.write_text("time,hr\n" + lines)
+    command = [sys.executable, "-m", "heartnet.cli", "prepare", "table", str(table), "--out", str(tmp_path / "weeks")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(tmp_path.glob(".weeks.partial-*")):
+        time.sleep(0.01)
+    process.terminate()
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, "heartnet: interrupted; nothing was written\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from heartnet.account import Account
 from heartnet.errors import HeartnetError, did_you_mean
-from heartnet.page.histograms import histograms, hours
+from heartnet.page.histograms import distributions, hours
 from heartnet.page.weeks import LANE_HEIGHT, RATE_HEIGHT, STEPS_HEIGHT, WIDTH, WeekPicture, common_scale, week_picture
 from heartnet.weeks import WEAR_GAP_SECONDS, Weeks
 
@@ -24,7 +24,7 @@ DRAWN = 8
 """Weeks that are drawn where none is asked for."""
 
 MOST_DRAWN = 52
-"""Weeks that are drawn at most; a page of so many has about 2 MB."""
+"""Weeks that are drawn at most; a page of so many has about 1 MB."""
 
 _PARTS = ("in", "left", "dropped", "merged", "noted")
 
@@ -72,7 +72,7 @@ def page(weeks: Weeks, account: Account, name: str, *, rows: Sequence[int] = (),
         scale=scale,
         size={"width": WIDTH, "rate": RATE_HEIGHT, "steps": STEPS_HEIGHT, "lane": LANE_HEIGHT},
         gap_minutes=WEAR_GAP_SECONDS / 60,
-        histograms=histograms(weeks),
+        histograms=distributions(weeks),
         files=_files(weeks.provenance),
         options=_flat({key: value for key, value in weeks.provenance.items() if key != "files"}),
     )
@@ -154,12 +154,13 @@ def _tiles(weeks: Weeks) -> list[tuple[str, str, str]]:
     starts = table["start"].sort().dt.to_string("%d %b %Y")
     first, last = starts[0], starts[-1]
     each = table.group_by("user_id").len()["len"]
+    median = "" if each.n_unique() == 1 else ", median"
     wear = float(np.median(table["wear_hours"].to_numpy()))
     return [
         (
             "people",
             f"{each.len():,}",
-            "one week each" if each.max() == 1 else f"{np.median(each):,.0f} weeks each, median",
+            "one week each" if each.max() == 1 else f"{np.median(each):,.0f} weeks each{median}",
         ),
         ("weeks", f"{len(weeks):,}", first if first == last else f"{first} to {last}"),
         ("readings", f"{len(weeks.readings):,}", f"{np.median(np.diff(weeks.offsets)):,.0f} a week, median"),

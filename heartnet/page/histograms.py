@@ -46,7 +46,7 @@ class Histogram:
     mark: tuple[float, str] | None
 
 
-def histograms(weeks: Weeks) -> list[Histogram]:
+def distributions(weeks: Weeks) -> list[Histogram]:
     """Return the histograms of a store."""
     rows = sampled_weeks(weeks)
     of = "" if len(rows) == len(weeks) else f" (of {len(rows):,} evenly spaced weeks)"

@@ -100,7 +100,7 @@ class _Axis:
     calendar: bool
 
     def place(self, time: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        return (time - self.start) * (WIDTH / (self.end - self.start))
+        return (time - self.start).astype(np.float64) * (WIDTH / (self.end - self.start))
 
 
 def in_calendar_weeks(weeks: Weeks) -> bool:

@@ -79,6 +79,13 @@ def read(arguments: argparse.Namespace, intake: Intake) -> None:
         HeartnetError: if nothing can be read, or, with `--strict`, if a database cannot be read.
     """
     errors: list[HeartnetError] = []
+    try:
+        _read_all(arguments, intake, errors)
+    finally:
+        errors.clear()  # errors know of the frames that know of them: archives would stay open until that is found
+
+
+def _read_all(arguments: argparse.Namespace, intake: Intake, errors: list[HeartnetError]) -> None:
     count = 0
     for path in arguments.files:
         user = intake.user_of(path.name)

@@ -146,6 +146,27 @@ def test_the_account_is_there_in_full(make_weeks: MakeWeeks) -> None:
     assert "Simulated" not in reader.text
 
 
+def test_sources_and_options(make_weeks: MakeWeeks) -> None:
+    file = {"name": "hr.csv", "bytes": 12_345, "sha256": "c8cb1a6c"}
+    other = {"name": "export.zip", "bytes": 7, "sha256": None}
+    sources = [
+        {"source": "table", "options": {"time": "When", "kind": [], "user": None}, "files": [file]},
+        {"source": "apple-health", "options": {"user": "ann"}, "files": [other], "columns": [{"file": "a", "b": "c"}]},
+    ]
+    told = {"kind": "prepared", "heartnet": "0.1.0", "options": {"by": "week", "strict": False}, "sources": sources}
+    text = page(replace(make_weeks(), provenance=told), Account(), "weeks")
+    check_safe(text)
+    last = text[text.index('id="sources"') :]
+    rows = [re.sub(r"<[^>]+>", "|", row) for row in last.split("<tr>")[1:]]
+    found = [[cell.strip() for cell in row.split("|") if cell.strip()] for row in rows]
+    assert found == [
+        ["file", "bytes", "SHA-256"], ["hr.csv", "12,345", "c8cb1a6c"], ["export.zip", "7"], ["kind", "prepared"],
+        ["heartnet", "0.1.0"], ["by", "week"], ["source", "table"], ["table · time", "When"], ["source", "apple-health"],
+        ["apple-health · user", "ann"],
+        ["apple-health · columns", "file a, b c", *found[-1][2:]],
+    ]  # fmt: skip
+
+
 def test_labels_by_week_and_by_person(make_weeks: MakeWeeks) -> None:
     weeks = make_weeks(users=9, weeks_each=3, missing=0.4, seed=5)
     text = page(weeks, Account(), "weeks")

@@ -74,7 +74,7 @@ def page(weeks: Weeks, account: Account, name: str, *, rows: Sequence[int] = (),
         gap_minutes=WEAR_GAP_SECONDS / 60,
         histograms=distributions(weeks),
         files=_files(weeks.provenance),
-        options=_flat({key: value for key, value in weeks.provenance.items() if key != "files"}),
+        options=_options(weeks.provenance),
     )
 
 
@@ -245,19 +245,31 @@ def _drawn(weeks: Weeks, row: int, picture: WeekPicture) -> Drawn:
     return Drawn(row, about | {"labels": [(name, about[name]) for name in weeks.conditions]}, tuple(facts), picture)
 
 
-def _files(provenance: Mapping[str, object]) -> list[Mapping[str, Any]]:
-    files = provenance.get("files")
-    return [file for file in files if isinstance(file, Mapping)] if isinstance(files, list) else []
+def _files(value: Any) -> list[Mapping[str, Any]]:
+    """Return the files that a provenance names, of all its sources."""
+    if isinstance(value, list):
+        return [file for each in value for file in _files(each)]
+    if not isinstance(value, Mapping):
+        return []
+    own = value.get("files")
+    found = [file for file in own if isinstance(file, Mapping)] if isinstance(own, list) else []
+    return found + [file for key, each in value.items() if key != "files" for file in _files(each)]
 
 
-def _flat(values: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
-    """Return nested options as one list; those that say nothing are left out."""
+def _options(values: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    """Return the rest of a provenance as one list; what says nothing is left out."""
     found: list[tuple[str, Any]] = []
     for key, value in values.items():
         name = f"{above}{key}"
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{name} · ")
-        elif value not in (None, [], "", False):
+        if key == "sources" and isinstance(value, list):
+            for each in value:
+                if isinstance(each, Mapping):
+                    source = each.get("source", "source")
+                    found.append(("source", source))
+                    found += _options({k: v for k, v in each.items() if k != "source"}, f"{above}{source} · ")
+        elif isinstance(value, Mapping):
+            found += _options(value, above if key == "options" else f"{name} · ")
+        elif key != "files" and value not in (None, [], "", False):
             found.append((name, value))
     return found
 
@@ -271,7 +283,7 @@ def _plain(value: Any) -> str:
             else ", ".join(map(_plain, value))
         )
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(each)}" for key, each in value.items())
+        return ", ".join(f"{key} {_plain(each)}" for key, each in value.items() if each not in (None, [], ""))
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

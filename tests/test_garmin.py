@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -175,6 +174,14 @@ def test_a_count_that_goes_on_over_midnight(tmp_path: Path) -> None:
 DAY_OF_STEPS = st.lists(
     st.tuples(st.integers(1, 6 * 3600), st.sampled_from([WALKING, RUNNING]), st.integers(0, 900)), max_size=60
 )
+
+
+def test_midnight_stands_in_the_files_of_both_days(tmp_path: Path) -> None:
+    new = Fit().info(MIDNIGHT + 86_400, MIDNIGHT + 90_000).count(MIDNIGHT + 86_400, WALKING, 0)
+    new.count(MIDNIGHT + 90_000, WALKING, 7)
+    old = Fit().info(MIDNIGHT, MIDNIGHT + 3600).count(MIDNIGHT + 80_000, WALKING, 8000)
+    old.count(MIDNIGHT + 86_400, WALKING, 9000)
+    assert [count for _, count, _ in steps(one(tmp_path, new, old))] == [8000, 1000, 7]
 
 
 @settings(max_examples=60, deadline=None)
@@ -425,8 +432,9 @@ def test_developers_fields_are_not_the_profiles(tmp_path: Path) -> None:
     file.message(207, {3: ("u8", 0)}, local=3)
     description = {0: ("u8", 0), 1: ("u8", 27), 2: ("u8", 0x02)}
     file.message(206, description, local=4)
-    layout: Sequence[int] = [*struct.pack("<BBBHB", 0x65, 0, 0, 55, 2), 253, 4, 0x86, 27, 1, 0x02, 1, 27, 1, 0]
-    file.body += bytes(layout) + struct.pack("<BIBB", 5, MIDNIGHT + 60, 64, 199)
+    layout: Sequence[int] = [*struct.pack("<BBBHB", 0x65, 0, 0, 55, 1), 253, 4, 0x86, 1, 27, 1, 0]
+    file.body += bytes(layout) + struct.pack("<BIB", 5, MIDNIGHT + 60, 199)
+    file.heart(MIDNIGHT + 120, 64)
     intake = one(tmp_path, file)
-    assert rates(intake) == [(utc(MIDNIGHT + 60), 64)]
-    np.testing.assert_array_equal(intake.all_readings()["row"].to_numpy(), [5])
+    assert rates(intake) == [(utc(MIDNIGHT + 120), 64)]
+    assert intake.all_readings()["row"].to_list() == [6]

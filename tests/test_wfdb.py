@@ -175,6 +175,15 @@ def test_the_start_of_a_record(tmp_path: Path, header: str, start: datetime) -> 
     assert unreadable == ("99" in header or "31/02" in header)
 
 
+def test_annotations_may_have_a_clock_of_their_own(tmp_path: Path) -> None:
+    note = b"## time resolution: 500\0"
+    text = word(22, 0) + word(63, len(note)) + note
+    (tmp_path / "a.qrs").write_bytes(text + word(1, 500) + word(1, 500) + word(0, 0))
+    assert read(tmp_path).all_readings()["heart_rate"].to_list() == [60]
+    (tmp_path / "a.hea").write_text("a 0 250 1000\n")
+    assert read(tmp_path).all_readings()["heart_rate"].to_list() == [60]
+
+
 def test_conditions_choose_rhythms(tmp_path: Path) -> None:
     write(tmp_path, "1", [0, 2500], [(0, "N"), (250, "AFIB"), (500, "AFL"), (750, "J")])
 
@@ -285,16 +294,16 @@ def test_a_broken_record_costs_one_record(tmp_path: Path, spoil: dict[str, bytes
 
 def test_beats_that_cannot_be_are_counted(tmp_path: Path) -> None:
     back = word(59, 0) + (0xFFFF).to_bytes(2, "little") + (0xFF00).to_bytes(2, "little")  # 256 samples back
-    beats = word(1, 250) + word(1, 250) + word(1, 0) + back + word(1, 0) + word(1, 506) + word(1, 1000) + word(0, 0)
+    beats = word(1, 250) + word(1, 250) + word(1, 0) + back + word(1, 0) + word(1, 150) + word(1, 356) + word(1, 1000)
     (tmp_path / "a.hea").write_text("a 0 250 1000\n")
-    (tmp_path / "a.qrs").write_bytes(beats)  # at 250, 500, 500, 244, 750, 1750
+    (tmp_path / "a.qrs").write_bytes(beats + word(0, 0))  # at 250, 500, 500, 244, 394, 750, 1750
     intake = read(tmp_path)
     assert intake.all_readings()["heart_rate"].to_list() == [60, 60]
-    assert intake.account.count("rows", "in") == 6
-    assert intake.account.count("rows", "dropped: beat not after the beat before it") == 2
+    assert intake.account.count("rows", "in") == 7
+    assert intake.account.count("rows", "dropped: beat not after the beat before it") == 3
     assert intake.account.count("rows", "dropped: beat outside the record") == 1
     places = intake.account.examples["rows", "dropped: beat outside the record"]
-    assert places == [f"{tmp_path.name}/a.qrs row 6: beat at 7 s"]
+    assert places == [f"{tmp_path.name}/a.qrs row 7: beat at 7 s"]
     assert counted(intake) == 2
 
 

@@ -39,9 +39,7 @@ _ARCHIVE_BYTES = 8 << 30
 _ROWS = "rows"
 _FILES = "files"
 _DAY = 86_400
-_FASTEST = (
-    5  # steps a second; a count that midnight would have to have begun faster than this goes on from the day before
-)
+_FASTEST = 5  # steps a second; a count too large for the time since midnight goes on from the day before
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

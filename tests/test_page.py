@@ -161,8 +161,8 @@ def test_sources_and_options(make_weeks: MakeWeeks) -> None:
     found = [[cell.strip() for cell in row.split("|") if cell.strip()] for row in rows]
     assert found == [
         ["file", "bytes", "SHA-256"], ["hr.csv", "12,345", "c8cb1a6c"], ["export.zip", "7"], ["kind", "prepared"],
-        ["heartnet", "0.1.0"], ["by", "week"], ["source", "table"], ["table · time", "When"], ["source", "apple-health"],
-        ["apple-health · user", "ann"],
+        ["heartnet", "0.1.0"], ["by", "week"], ["source", "table"], ["table · time", "When"],
+        ["source", "apple-health"], ["apple-health · user", "ann"],
         ["apple-health · columns", "file a, b c", *found[-1][2:]],
     ]  # fmt: skip
 

@@ -103,7 +103,8 @@ def prepare(sources: Sequence[argparse.Namespace]) -> None:
         finally:
             intake.spool.close()
         weeks = attach_facts(writer.weeks(), intake.people)
-        joins += [(attach_intervals, labels, "the rhythms") for labels in intake.all_labels()]
+        spans = (labels.with_columns(pl.col("start", "end").to_physical()) for labels in intake.all_labels())
+        joins += [(attach_intervals, labels, "the rhythms") for labels in spans]
         for join, table, source in joins:
             weeks = join(weeks, table, account, intake.users, source)
         account_for_labels(weeks, account)

@@ -42,7 +42,7 @@ class Record:
 class Header:
     """What the record line says; `rate` in samples a second, `length` in seconds."""
 
-    rate: float | None
+    rate: float
     length: float
     start: datetime
     dated: bool
@@ -123,13 +123,13 @@ def _files(path: Path) -> Iterator[Member]:
 
 
 def read_header(record: Record, library: Library, intake: Intake) -> Header:
-    """Return what the header says, or a header without a rate if there is none.
+    """Return what the header says.
 
     Raises:
-        BrokenRecordError: if the header is none of WFDB.
+        BrokenRecordError: if there is none, or it is none of WFDB.
     """
     if "hea" not in record.files:
-        return Header(None, _LONGEST, datetime(1970, 1, 1), dated=False)
+        raise BrokenRecordError("no header", f"{record.place}.hea is not there")
     member = record.files["hea"]
     text = _content(member, _HEADER_BYTES, intake).decode("ascii", "ignore")
     lines = library.header.parse_header_content(text)[0]
@@ -156,8 +156,7 @@ def read_annotations(member: Member, header: Header, library: Library, intake: I
     """Return what an annotation file holds, but for notes on the file itself (`## …`) and fillers (code 0).
 
     Raises:
-        BrokenRecordError: if the file is broken or cut off, or neither it nor the header has a sampling frequency that
-            can be.
+        BrokenRecordError: if the file is broken or cut off, or its sampling frequency, or else the header's, cannot be.
     """
     data = _content(member, _ANNOTATION_BYTES, intake)
     if len(data) % 2 or data[-2:] != b"\0\0":
@@ -170,8 +169,6 @@ def read_annotations(member: Member, header: Header, library: Library, intake: I
     notes: list[str] = decoded[5]
     matches = (library.annotation.rx_fs.match(note) for note in notes)
     rate = next((float(match["fs"]) for match in matches if match), header.rate)
-    if rate is None:
-        raise BrokenRecordError("no header, and no sampling frequency in the annotations", member.full_name)
     if not RATES[0] <= rate <= RATES[1]:
         expected = f"expected {RATES[0]:g} to {RATES[1]:,.0f}"
         raise BrokenRecordError("sampling frequency that cannot be", f"{member.full_name}: {rate:g} Hz, {expected}")

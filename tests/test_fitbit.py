@@ -206,6 +206,8 @@ def test_a_time_zone_option_goes_first_and_without_any_local_times_are_left_out(
     assert intake.all_events().height == 4
     (what,) = (what for stage, what, _ in intake.account if stage == "events" and "--time-zone" in what)
     assert intake.account.count("events", what) == 4
+    other = bare | {"Takeout/Other/Profile.csv": "name,email\nAda,a@b\n"}
+    assert take(pack(tmp_path / "other.zip", other)).people == {}
     odd = TAKEOUT | {"Takeout/Fitbit/Your Profile/Profile.csv": "timezone,height,weight\nMiddle/Earth,x,\n"}
     intake = take(pack(tmp_path / "odd.zip", odd))
     assert intake.account.count("files", "noted: profile without a known time zone") == 1
@@ -238,7 +240,7 @@ def test_one_broken_of_a_hundred_files_is_counted_and_the_others_are_read(tmp_pa
         ("", "broken JSON"),
         (b"\xff\xfe[", "broken JSON"),
         ("[" + "9" * 5000 + "]", "broken JSON"),
-        ('["' + "x" * 40_000_000 + '"]', "expected at most 33,554,432 of a JSON file"),
+        ('["' + "x" * 20_000_000 + '"]', "expected at most 16,777,216 of a JSON file"),
     ],
 )
 def test_json_that_is_none_is_named(tmp_path: Path, content: str | bytes, reason: str) -> None:
@@ -356,6 +358,25 @@ def test_real_tables_of_fitabase_against_the_csv_module() -> None:
         assert set(found["duration"]) == {60.0 if seconds else None}
     assert frame.height == 791_446 + 182_940
     assert not frame["instant"].any()
+
+
+def test_the_night_the_clock_is_set_back_also_where_the_last_night_comes_first(tmp_path: Path) -> None:
+    def log(*levels: tuple[str, int]) -> dict[str, object]:
+        data = [{"dateTime": time, "level": "light", "seconds": seconds} for time, seconds in levels]
+        return {"endTime": levels[-1][0], "levels": {"data": data}}
+
+    files = {
+        f"{OLD}/heart_rate-2024-10-27.json": dumps(beat("10/27/24 00:00:00", 50)),
+        f"{OLD}/sleep-2024-10-01.json": dumps(
+            log(("2024-10-28T02:30:00.000", 60)),
+            log(
+                ("2024-10-27T02:30:00.000", 1800), ("2024-10-27T02:00:00.000", 1800), ("2024-10-27T02:30:00.000", 1800)
+            ),
+        ),
+    }
+    events = take(pack(tmp_path / "takeout.zip", files), zone="Europe/Berlin").all_events()
+    starts = [datetime(2024, 10, 27, 0, 30), datetime(2024, 10, 27, 1), datetime(2024, 10, 27, 1, 30)]
+    assert events["start"].to_list() == [*starts, datetime(2024, 10, 28, 1, 30)]
 
 
 JSON = st.recursive(

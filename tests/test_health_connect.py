@@ -288,6 +288,9 @@ def test_a_hot_journal_is_rolled_back_and_a_lock_is_no_obstacle(tmp_path: Path) 
     writer.execute("ROLLBACK")
     writer.close()
     assert readings(take(crash / "export.db")) == wanted()
+    link = tmp_path / "link.db"
+    link.symlink_to(crash / "export.db")  # its journal lies beside the file, not beside the link
+    assert readings(take(link)) == wanted()
 
 
 def test_what_is_no_export_is_refused_by_name(tmp_path: Path) -> None:

@@ -169,8 +169,10 @@ class _Importer:
         with member.open() as stream:
             text = stream.read(1 << 20).decode("utf-8-sig", "replace")
         facts = next(csv.DictReader(text.splitlines()[:2]), None) or {}
-        person, zone = _person(facts), str(facts.get("timezone") or "")
-        self.intake.person(user, person)
+        if not {"timezone", "date_of_birth"} & facts.keys():
+            return  # of something else
+        zone = str(facts.get("timezone") or "")
+        self.intake.person(user, _person(facts))
         try:
             self.zones.setdefault(user, check_zone(zone))
         except HeartnetError as error:
@@ -294,7 +296,9 @@ class _Importer:
             return
         newer = frame["woke"].dt.date().is_in(list(self.nights[user])).fill_null(False)
         account.note("events", "noted: sleep left out, which UserSleepStages hold too", int(newer.sum()))
-        self._events(frame.filter(~newer), "asleep", member, user, instant=False)
+        # exports begin with the last night; wall clocks are handed in as they happened
+        logs = frame.filter(~newer).sort("woke", maintain_order=True)
+        self._events(logs, "asleep", member, user, instant=False)
 
     def _events(self, frame: pl.DataFrame, kind: str, member: Member, user: str, *, instant: bool = True) -> None:
         self.intake.account.add("events", "in", frame.height)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -11,8 +12,8 @@ from heartnet.errors import HeartnetError
 from heartnet.sources.archives import Member
 from heartnet.sources.fitbit_tables import in_range
 
-JSON_BYTES = 32 << 20
-"""The largest JSON file that is read. A day of heart rate has 1 to 7 MB; some ten times as much memory is needed."""
+JSON_BYTES = 16 << 20
+"""The largest JSON file that is read; that takes up to 80 times as much memory. A day of heart rate has 1 to 5 MB."""
 
 ASLEEP = ("light", "deep", "rem", "asleep")
 """Levels of sleep in which a person sleeps; the others are `wake`, `awake` and `restless`."""
@@ -45,17 +46,14 @@ def read_entries(member: Member) -> list[Any]:
 
 def heart_rates(entries: list[Any]) -> pl.DataFrame:
     """Return `row`, `said`, `time` (UTC), `heart_rate`, `confidence` of `{dateTime, value: {bpm, confidence}}`."""
-    values = [_field(entry, "value") for entry in entries]
-    return _frame(entries).with_columns(
-        pl.Series("heart_rate", [_number(_field(value, "bpm")) for value in values], dtype=pl.Float64),
-        pl.Series("confidence", [_number(_field(value, "confidence")) for value in values], dtype=pl.Float64),
-    )
+    values = _fields(entries, "value")
+    rate, confidence = _numbers(_fields(values, "bpm")), _numbers(_fields(values, "confidence"))
+    return _frame(entries).with_columns(rate.alias("heart_rate"), confidence.alias("confidence"))
 
 
 def steps(entries: list[Any]) -> pl.DataFrame:
     """Return `row`, `said`, `time` (UTC, begin of the minute), `steps` of entries `{dateTime, value}`."""
-    values = [_field(entry, "value") for entry in entries]
-    return _frame(entries).with_columns(pl.Series("steps", [_number(value) for value in values], dtype=pl.Float64))
+    return _frame(entries).with_columns(_numbers(_fields(entries, "value")).alias("steps"))
 
 
 def sleep(entries: list[Any]) -> pl.DataFrame:
@@ -63,84 +61,75 @@ def sleep(entries: list[Any]) -> pl.DataFrame:
 
     All are wall clocks. A log without levels is one span from its start to its end.
     """
-    spans: list[tuple[int, str, str | None, float | None, str | None, str | None]] = []
+    spans: list[tuple[int, str, Any, Any, Any, Any]] = []
     for row, entry in enumerate(entries, 1):
-        log_end = _text(_field(entry, "endTime"))
+        log_end = _field(entry, "endTime")
         levels = _field(_field(entry, "levels"), "data")
         if isinstance(levels, list) and levels:
             for level in levels:
-                name = _text(_field(level, "level"))
-                if name is None or name.lower() in ASLEEP:
-                    begin, lasts = _text(_field(level, "dateTime")), _number(_field(level, "seconds"))
-                    spans.append((row, _said(level), begin, lasts, None, log_end))
+                name = _field(level, "level")
+                if not isinstance(name, str) or name.lower() in ASLEEP:
+                    spans.append((row, _said(level), _field(level, "dateTime"), _field(level, "seconds"), "", log_end))
         else:
-            spans.append((row, _said(entry), _text(_field(entry, "startTime")), None, log_end, log_end))
-    frame = pl.DataFrame(spans, schema=_SPANS, orient="row")
-    start, end, woke = (_iso(frame[name]) for name in ("start", "end", "woke"))
-    return frame.select("row", "said", start, pl.coalesce(end, start + _seconds(frame["seconds"])).alias("end"), woke)
+            spans.append((row, _said(entry), _field(entry, "startTime"), None, log_end, log_end))
+    rows, said, starts, lasts, ends, log_ends = zip(*spans, strict=True) if spans else [()] * 6
+    start, end, woke = (_texts(texts).str.strptime(_TIME, _ISO, strict=False) for texts in (starts, ends, log_ends))
+    end = pl.select(pl.coalesce(end, start + _seconds(_numbers(lasts)))).to_series()
+    columns = {"start": in_range(start), "end": in_range(end), "woke": in_range(woke)}
+    return pl.DataFrame({"row": pl.Series(rows, dtype=pl.Int64), "said": pl.Series(said, dtype=pl.String), **columns})
 
 
 def exercise(entries: list[Any]) -> pl.DataFrame:
     """Return the spans of workouts: `row`, `said`, `start`, `end` (UTC)."""
-    start = _american([_text(_field(entry, "startTime")) for entry in entries]).alias("start")
-    milliseconds = [_number(_field(entry, "duration")) for entry in entries]
-    seconds = pl.Series(milliseconds, dtype=pl.Float64) / 1000
-    end = (start + _seconds(seconds)).alias("end")
-    rows = pl.Series("row", range(1, len(entries) + 1), dtype=pl.Int64)
-    return pl.DataFrame([rows, pl.Series("said", map(_said, entries), dtype=pl.String), start, end])
+    start = _american(_texts(_fields(entries, "startTime")))
+    end = start + _seconds(_numbers(_fields(entries, "duration")) / 1000)
+    said = pl.Series("said", map(_said, entries), dtype=pl.String)
+    return pl.DataFrame([_rows(entries), said, start.alias("start"), in_range(end).alias("end")])
 
 
-_SPANS = {
-    "row": pl.Int64,
-    "said": pl.String,
-    "start": pl.String,
-    "seconds": pl.Float64,
-    "end": pl.String,
-    "woke": pl.String,
-}
+_TIME = pl.Datetime("us")
+_ISO = "%Y-%m-%dT%H:%M:%S%.f"
 
 
 def _frame(entries: list[Any]) -> pl.DataFrame:
-    said = [_field(entry, "dateTime") for entry in entries]
-    return pl.DataFrame(
-        {
-            "row": pl.Series(range(1, len(entries) + 1), dtype=pl.Int64),
-            "said": pl.Series([_text(text) for text in said], dtype=pl.String),
-            "time": _american([_text(text) for text in said]),
-        }
-    )
+    said = _texts(_fields(entries, "dateTime"))
+    return pl.DataFrame([_rows(entries), said.alias("said"), _american(said).alias("time")])
+
+
+def _rows(entries: list[Any]) -> pl.Series:
+    return pl.Series("row", range(1, len(entries) + 1), dtype=pl.Int64)
 
 
 def _field(entry: Any, name: str) -> Any:
     return entry.get(name) if type(entry) is dict else None
 
 
-def _text(value: Any) -> str | None:
-    return value if type(value) is str and value.isascii() else None
+def _fields(entries: list[Any], name: str) -> list[Any]:
+    return [entry.get(name) if type(entry) is dict else None for entry in entries]
+
+
+def _texts(values: Sequence[Any]) -> pl.Series:
+    texts = [value if type(value) is str and value.isascii() else None for value in values]
+    return pl.Series(texts, dtype=pl.String)
+
+
+def _numbers(values: Sequence[Any]) -> pl.Series:
+    """Return numbers, also those written as text, within ±1e15; null elsewhere."""
+    # compared before they are converted: an integer may have thousands of digits
+    plain = [value if type(value) in (int, float) and -1e15 < value < 1e15 else None for value in values]
+    numbers = pl.Series(plain, dtype=pl.Float64, strict=False)
+    if numbers.null_count():
+        written = _texts(values).str.slice(0, 20).cast(pl.Float64, strict=False)
+        numbers = pl.select(pl.coalesce(numbers, pl.when(written.abs() < 1e15).then(written))).to_series()
+    return numbers
 
 
 def _said(value: Any) -> str:
     return str(value)[:80].encode("ascii", "replace").decode()
 
 
-def _number(value: Any) -> float | None:
-    if type(value) is str:
-        try:
-            value = float(value[:20])
-        except ValueError:
-            return None
-    # compared before it is converted: an integer may have thousands of digits
-    return float(value) if type(value) in (int, float) and -1e15 < value < 1e15 else None
-
-
-def _american(texts: list[str | None]) -> pl.Series:
-    return in_range(
-        pl.Series(texts, dtype=pl.String).str.strptime(pl.Datetime("us"), "%m/%d/%y %H:%M:%S", strict=False)
-    )
-
-
-def _iso(texts: pl.Series) -> pl.Series:
-    return in_range(texts.str.strptime(pl.Datetime("us"), "%Y-%m-%dT%H:%M:%S%.f", strict=False)).alias(texts.name)
+def _american(texts: pl.Series) -> pl.Series:
+    return in_range(texts.str.strptime(_TIME, "%m/%d/%y %H:%M:%S", strict=False))
 
 
 def _seconds(column: pl.Series) -> pl.Series:

@@ -59,7 +59,7 @@ def _on_disk(member: Member) -> Iterator[tuple[Path, bool]]:
             f"{member.full_name} {what}: it is no SQLite database, or an encrypted one. Export it again, "
             "or unpack it with its password"
         )
-    plain = member.source if member.source.is_file() else member.source / member.name
+    plain = (member.source if member.source.is_file() else member.source / member.name).resolve()
     with plain.open("rb") if plain.is_file() else member.open() as file:
         is_plain = plain.is_file() and file.read(16) == _MAGIC
     journals = [plain.with_name(plain.name + end) for end in ("-wal", "-journal")] if is_plain else []
@@ -68,7 +68,7 @@ def _on_disk(member: Member) -> Iterator[tuple[Path, bool]]:
         yield plain, False
         return
     with tempfile.TemporaryDirectory(prefix="heartnet-") as folder:
-        copy = Path(folder) / "export.db"
+        copy = Path(folder).resolve() / "export.db"
         with member.open() as stream:
             _copy(stream, copy, member.length, member.full_name)
         for journal in journals:
@@ -99,7 +99,7 @@ def _copy(stream: IO[bytes] | io.BufferedIOBase, target: Path, length: int, name
 def _connect(path: Path, member: Member, is_copy: bool) -> sqlite3.Connection:
     """Open a database of unknown origin: nothing in it is run, nothing is written, no value over 1 MB is read."""
     mode = "mode=rw" if is_copy else "mode=ro&immutable=1"  # rw, to roll back what a journal says
-    connection = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, isolation_level=None)
+    connection = sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True, isolation_level=None)
     connection.text_factory = lambda text: text.decode("utf-8", "replace")
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES)
     pragmas = ["trusted_schema=OFF", "query_only=ON", "cell_size_check=ON", "mmap_size=0", "temp_store=MEMORY"]

@@ -38,7 +38,7 @@ def read(*words: str | Path, intake: Intake | None = None, **options: object) ->
     parser = argparse.ArgumentParser()
     source.add_arguments(parser)
     arguments = parser.parse_args([str(word) for word in words])
-    vars(arguments).update({"condition": [], **options})
+    vars(arguments).update({"condition": [], "labels": None, "label_intervals": None, **options})
     intake = intake or Intake(Account())
     source.read(arguments, intake)
     return intake
@@ -204,7 +204,9 @@ def test_conditions_choose_rhythms(tmp_path: Path) -> None:
     without = read(tmp_path / "none")
     assert without.all_labels() == []
     assert without.account.count("records", "noted: no rhythms, so no labels") == 1
-    assert read(tmp_path / "1.hea", labels=Path("people.csv"), condition=["diabetes=a1c"]).all_labels() == []
+    table = read(tmp_path / "1.hea", labels=Path("people.csv"), condition=["diabetes=a1c"])
+    assert table.all_labels() == []
+    assert table.account.count("rhythms", "noted: no labels, as a table gives them") == 4
 
 
 def test_a_record_is_found_by_any_of_its_names(tmp_path: Path) -> None:
@@ -223,7 +225,7 @@ def test_a_record_is_found_by_any_of_its_names(tmp_path: Path) -> None:
     assert read(archive).all_readings().drop("file").equals(both)
     assert len(told) == 6
     assert not any("dat" in name for name in told)
-    for one in (folder / "04015.hea", folder / "04015.qrs", folder / "04015"):
+    for one in (folder / "04015.hea", folder / "04015.qrs"):
         assert read(one).all_readings()["user_id"].unique().to_list() == ["rec04015"]
     assert read(*folder.iterdir(), folder).all_readings().height == both.height
     named = read(folder, intake=Intake(Account(), user_from_filename=r"(\d+)$")).all_readings()
@@ -308,7 +310,7 @@ def test_beats_that_cannot_be_are_counted(tmp_path: Path) -> None:
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     write(tmp_path, "04015", [0, 250])
-    with pytest.raises(HeartnetError, match=r"0415.hea: no such record. Did you mean '04015"):
+    with pytest.raises(HeartnetError, match=r"0415.hea: no such file. Did you mean '04015"):
         read(tmp_path / "0415.hea")
     (tmp_path / "empty").mkdir()
     with pytest.raises(HeartnetError, match="empty: no record there; expected files such as"):
@@ -324,7 +326,7 @@ def test_nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     write(tmp_path, "04015", [0, 250, 500])
     (tmp_path / "04016.qrs").write_bytes(word(1, 10) * 3 + word(0, 0))
     assert read(tmp_path).all_readings().height == 2
-    with pytest.raises(HeartnetError, match="no such record"):
+    with pytest.raises(HeartnetError, match="no such file"):
         read("https://physionet.org/files/afdb/04015")
 
 

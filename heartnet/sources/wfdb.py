@@ -37,6 +37,9 @@ from heartnet.sources.wfdb_records import (
     read_header,
 )
 
+HAS_LABELS = True
+"""Without label tables, `--condition` names rhythms."""
+
 DEFAULT_RULES = {"atrial_fibrillation": "AFIB"}
 """Labels without `--condition`: flutter (`AFL`) is another arrhythmia."""
 
@@ -60,7 +63,7 @@ def read(arguments: argparse.Namespace, intake: Intake) -> None:
     """Read the beats of all records, and hand their rhythms in as labels.
 
     `--condition NAME=RHYTHM|RHYTHM` says which rhythms are positive, all others being negative; without any it is
-    `atrial_fibrillation=AFIB`. Where label tables are given too, conditions that name no rhythm are left to these.
+    `atrial_fibrillation=AFIB`. Where label tables are given, conditions are theirs, and rhythms make no labels.
 
     Raises:
         HeartnetError: if no record can be read, an option names what is not there, or records lie over each other.
@@ -223,39 +226,29 @@ def _check_alone(reading: _Reading, undated: dict[str, str]) -> None:
 
 
 def _hand_in_labels(intervals: pl.DataFrame, arguments: argparse.Namespace, intake: Intake) -> None:
-    if intervals.is_empty():
-        if arguments.condition and not _has_tables(arguments):
-            raise HeartnetError(
-                f"--condition {arguments.condition[0]}: no record has rhythms of annotator {arguments.rhythms}; name "
-                "another with --rhythms, or leave --condition out"
-            )
-        return
     known = sorted(intervals["rhythm"].unique())
+    for rhythm in known:
+        intake.account.add("rhythms", f"noted: {rhythm}", int((intervals["rhythm"] == rhythm).sum()))
+    if arguments.labels is not None or arguments.label_intervals is not None:
+        intake.account.note("rhythms", "noted: no labels, as a table gives them", intervals.height)
+        return
+    given = parse_conditions(arguments.condition)
+    if given and not known:
+        raise HeartnetError(
+            f"--condition {arguments.condition[0]}: no record has rhythms of annotator {arguments.rhythms}; name "
+            "another with --rhythms, or leave --condition out"
+        )
     labels = {}
-    for name, expression in _rules(arguments).items():
+    for name, expression in (given or DEFAULT_RULES).items():
         values = [value.strip().removeprefix("(") for value in expression.split("|")]
         unknown = [value for value in values if value not in known]
-        if unknown and arguments.condition:
-            if _has_tables(arguments):
-                continue
+        if given and unknown:
             raise HeartnetError(
                 f"--condition {name}={expression}: no rhythm is called {unknown[0]!r}; there are {', '.join(known)}."
                 f"{did_you_mean(unknown[0], known)}"
             )
         labels[name] = intervals["rhythm"].is_in(values).cast(pl.Int8)
-        intake.account.add("rhythms", f"noted: {name} is {' or '.join(values)}", int(labels[name].sum()))
-    for rhythm in known:
-        intake.account.add("rhythms", f"noted: {rhythm}", int((intervals["rhythm"] == rhythm).sum()))
-    if labels:
-        intake.note("rhythms", known)
+        intake.account.note("rhythms", f"noted: {name} is {' or '.join(values)}", int(labels[name].sum()))
+    if known:
+        intake.note("conditions", given or DEFAULT_RULES)
         intake.labels(intervals.drop("rhythm").with_columns(instant=pl.lit(False)).with_columns(**labels))
-
-
-def _rules(arguments: argparse.Namespace) -> dict[str, str]:
-    if arguments.condition:
-        return parse_conditions(arguments.condition)
-    return {} if _has_tables(arguments) else DEFAULT_RULES
-
-
-def _has_tables(arguments: argparse.Namespace) -> bool:
-    return any(getattr(arguments, name, None) is not None for name in ("labels", "label_intervals"))

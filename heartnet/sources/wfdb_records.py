@@ -113,11 +113,10 @@ def _files(path: Path) -> Iterator[Member]:
     if path.is_dir() or path.suffix.lower() == ".zip":
         yield from members(path)
         return
-    record = path.name if path.with_name(f"{path.name}.hea").exists() else path.stem
     beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
-    own = [file for file in beside if file.is_file() and file.stem == record and file.suffix]
-    if not own:
-        raise HeartnetError(f"{path}: no such record.{did_you_mean(path.name, [file.name for file in beside])}")
+    if not path.is_file():
+        raise HeartnetError(f"{path}: no such file.{did_you_mean(path.name, [file.name for file in beside])}")
+    own = [file for file in beside if file.is_file() and file.stem == path.stem and file.suffix]
     for file in own:
         yield from members(file)
 

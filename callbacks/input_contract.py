@@ -154,9 +154,8 @@ class InputContract(lightning.Callback):
     def _end(self, trainer: lightning.Trainer, split: str, loaders: Any) -> None:
         if self.contract is None:
             return
-        sizes = [len(leaf) if hasattr(leaf, "__len__") else None for leaf in _leaves(loaders)]
-        batches = None if None in sizes or not sizes else sum(size for size in sizes if size is not None)
-        found, numbers = self.contract.end(split, batches if trainer.world_size == 1 else None)
+        batches = _size(loaders) if trainer.world_size == 1 else None
+        found, numbers = self.contract.end(split, batches)
         self._publish(trainer, found, now=True)
         for logger in trainer.loggers:
             named = {f"input_contract/{name}": value for name, value in numbers.items()}
@@ -224,6 +223,14 @@ def _tensors(value: Any) -> list[Any]:
     if isinstance(value, Mapping):
         return list(value.values())
     return list(value) if isinstance(value, tuple | list) else [value]
+
+
+def _size(loaders: Any) -> int | None:
+    """Return how many batches loaders have, if they know."""
+    try:
+        return sum(len(leaf) for leaf in _leaves(loaders))
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def _leaves(loaders: Any) -> list[Any]:

@@ -228,7 +228,7 @@ class Contract:
     def _among_splits(self, split: str, names: Sequence[str], numbers: Numbers, *, whole: bool) -> list[Finding]:
         """Compare the batches of a loader from elsewhere with those of training, and with what is usual."""
         found = check_targets(split, self._targets(numbers), numbers)
-        train = self._splits["train"].before if "train" in self._splits and split != "train" else None
+        train = self._training() if split != "train" else None
         if train is not None and train.mean.shape == numbers.mean.shape:
             found += check_between(split, names, train, numbers)
             found += check_base_rates(split, self._targets(numbers), train, numbers)
@@ -236,6 +236,12 @@ class Contract:
         if whole:
             found += check_constant(split, names, numbers, wrong, "warn")
         return found + (check_scale(split, names, numbers, wrong, "warn") if split == "train" else [])
+
+    def _training(self) -> Numbers | None:
+        """Return the most that is known of the training split: its batches looked at ahead, or of an epoch."""
+        state = self._splits.get("train")
+        read = [] if state is None else [state.epoch.read(), state.whole, state.before]
+        return max((each for each in read if each is not None), key=lambda each: each.weeks, default=None)
 
     def _constant(self, split: str) -> set[str]:
         """Return the channels that are constant, or not there, in the data itself; by some weeks of a split."""

@@ -27,6 +27,7 @@ _ENOUGH = 16  # weeks, or readings, below which nothing is called constant or id
 _MANY = 4  # channels of which each gets a finding of its own
 _FEWEST_WEEKS = 4  # of which a split is compared with another
 _DRAWS = 20
+_ERRORS = 5  # standard errors between two base rates; weeks of one person are not independent
 
 
 def check_values(split: str, names: Sequence[str], numbers: Numbers) -> list[Finding]:
@@ -154,7 +155,7 @@ def check_base_rates(split: str, names: Sequence[str], train: Numbers, numbers: 
     for i in np.flatnonzero(binary).tolist():
         pooled = (train.positive[i] + numbers.positive[i]) / (train.known[i] + numbers.known[i])
         error = math.sqrt(max(pooled * (1 - pooled) * (1 / train.known[i] + 1 / numbers.known[i]), 1e-12))
-        if abs(rates[1][i] - rates[0][i]) <= max(6 * error, 0.1):
+        if abs(rates[1][i] - rates[0][i]) <= max(_ERRORS * error, 0.1):
             continue
         likes = [j for j in np.flatnonzero(binary).tolist() if j != i and abs(rates[1][i] - rates[0][j]) < 2 * error]
         hint = f"; that of {names[likes[0]]} in training is like it: are columns permuted?" if likes else ""

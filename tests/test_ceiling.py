@@ -75,10 +75,18 @@ def scored(count: int, scale: float) -> tuple[Weeks, npt.NDArray[np.float64]]:
     return weeks, ceiling(weeks, np.arange(count))
 
 
+def test_fibrillation_alone_moves_the_trait_that_is_not_looked_at_and_no_other() -> None:
+    """What `ceiling` builds on."""
+    pairs = {(effect.condition, effect.trait) for effect in EFFECTS}
+    assert {pair for pair in pairs if "atrial_fibrillation" in pair or "af_episodes" in pair} == {
+        ("atrial_fibrillation", "af_episodes")
+    }
+
+
 # The posterior of single people
 
 
-def by_monte_carlo(weeks: Weeks, row: int, draws: int = 400_000) -> npt.NDArray[np.float64]:
+def by_monte_carlo(weeks: Weeks, row: int, draws: int = 200_000) -> npt.NDArray[np.float64]:
     """Weigh people drawn with the same age, sex and BMI by how likely the rest is; nothing of `ceiling` is used."""
     rng = np.random.default_rng(row)
     person = weeks.table.row(row, named=True)

@@ -30,7 +30,8 @@ from heartnet.simulate.travel import WEEK
 from heartnet.simulate.week import AF_HOURS, AF_HOURS_LIMITS, AF_HOURS_LOG_SD
 from heartnet.weeks import Weeks
 
-EPISODES = "af_episodes"
+EPISODES, FIBRILLATION = "af_episodes", "atrial_fibrillation"
+"""The trait that is not looked at, and the condition that moves it and no other trait."""
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -63,7 +64,7 @@ def ceiling(
         raise HeartnetError(f"the simulated weeks lack {', '.join(missing)}, so their ceiling is unknown")
     scale = float(weeks.provenance["effect_scale"])  # type: ignore[arg-type]
     rates: dict[str, float] = dict(weeks.provenance["base_rates"])  # type: ignore[call-overload]
-    states = _States(scale, nodes or int(min(8 + scale, 16)))
+    states = _States(scale, nodes or int(min(8 + scale, 24)))
     found = np.empty((len(rows), len(CONDITIONS)))
     step = max(_CELLS // len(states.weight), 1)
     for first in range(0, len(rows), step):
@@ -78,17 +79,21 @@ class _States:
     """What a person may have: each condition absent, or at one of the quadrature's severities; all combinations.
 
     Attributes:
-        severity: `[state, condition]`, 0 where absent. weight: `[state]`, of the quadrature, 1 where all are absent.
+        severity: `[state, condition]`, 0 where absent; of fibrillation 1 where present, since no trait shows how bad.
+        weight: `[state]`, of the quadrature; those of all states with the same conditions add up to 1.
+        combination: `[state]`, bit k is set where condition k is present.
     """
 
     def __init__(self, effect_scale: float, nodes: int) -> None:
         points, weights = np.polynomial.legendre.leggauss(nodes)
-        level = np.concatenate([[0.0], 1 + points / 2])
-        share = np.concatenate([[1.0], weights / 2])
-        index = np.indices((nodes + 1,) * len(CONDITIONS)).reshape(len(CONDITIONS), -1).T
-        self.severity: Floats = level[index]
-        self.weight: Floats = share[index].prod(axis=1)
-        self.combination = (index > 0) @ (1 << np.arange(len(CONDITIONS)))
+        self.nodes, self.shares = 1 + points / 2, weights / 2
+        whole = (np.array([0.0, 1.0]), np.array([1.0, 1.0]))
+        graded = (np.concatenate([[0.0], self.nodes]), np.concatenate([[1.0], self.shares]))
+        levels = [whole if name == FIBRILLATION else graded for name in CONDITIONS]
+        index = np.indices([len(level) for level, _ in levels]).reshape(len(CONDITIONS), -1)
+        self.severity: Floats = np.stack([level[i] for (level, _), i in zip(levels, index, strict=True)], axis=1)
+        self.weight: Floats = np.prod([share[i] for (_, share), i in zip(levels, index, strict=True)], axis=0)
+        self.combination = (index > 0).T @ (1 << np.arange(len(CONDITIONS)))
         self.effect_scale = effect_scale
 
     def shift(self, trait: str) -> Floats:
@@ -120,12 +125,15 @@ class _States:
     def log_week(self, weeks: Weeks, rows: npt.NDArray[np.int64]) -> Floats:
         """Return `[row, state]`: from whether fibrillation met a measured heart rate in the week."""
         trait = next(t for t in TRAITS if t.name == EPISODES)
-        episodes = np.clip(trait.centre + self.shift(EPISODES), trait.low, trait.high)
+        shift = self.effect_scale * sum(effect.shift for effect in EFFECTS if effect.trait == EPISODES)
+        episodes = np.clip(trait.centre + shift * self.nodes, trait.low, trait.high)
         share = np.array([_share_seen(_measured_at(weeks, row)) for row in rows])
-        expected = share[:, None] * episodes
+        none = np.exp(-share[:, None] * episodes) @ self.shares
         seen = np.array([_fibrillates(weeks, row) for row in rows])
         with np.errstate(divide="ignore"):
-            return np.where(seen[:, None], np.log(-np.expm1(-expected)), -expected)
+            without, having = np.log(np.where(seen, 0.0, 1.0)), np.log(np.where(seen, 1 - none, none))
+        present = self.severity[:, CONDITIONS.index(FIBRILLATION)] > 0
+        return np.where(present, having[:, None], without[:, None])
 
 
 def lacking(weeks: Weeks, conditions: Sequence[str] = CONDITIONS) -> list[str]:

@@ -214,7 +214,8 @@ class _Database:
         if _RECORDS not in self.tables:
             return 0
         query = f"""
-            SELECT s.rowid, NULL, {_time("s.epoch_millis")}, {_number("s.beats_per_minute")}, {_offset("r.start_zone_offset")}, {_whole("r.app_info_id")}, {_whole("r.device_info_id")}
+            SELECT s.rowid, NULL, {_time("s.epoch_millis")}, {_number("s.beats_per_minute")},
+                   {_offset("r.start_zone_offset")}, {_whole("r.app_info_id")}, {_whole("r.device_info_id")}
             FROM {_SERIES} s LEFT JOIN {_RECORDS} r ON r.row_id = s.parent_key"""
         return self._readings(_SERIES, query, "heart_rate")
 

@@ -11,15 +11,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heartnet.account import Account
+from heartnet.cli import main
 from heartnet.errors import HeartnetError
 from heartnet.intake import Intake, Person
 from heartnet.sources import garmin
+from heartnet.store import open_store
 
 fitdecode = pytest.importorskip("fitdecode")
 
@@ -382,6 +385,26 @@ def test_an_account_export_with_archives_in_it(tmp_path: Path) -> None:
     check_account(intake)
 
 
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "Monitor"
+    folder.mkdir()
+    for day in range(7):
+        start = MIDNIGHT + 86_400 * day
+        file = Fit().info(start, start + 3600).heart(start + 60, 60, whole=True)
+        for minute in range(5, 1440, 5):
+            file.heart(start + 60 * minute, 60 + minute % 7).count(start + 60 * minute, WALKING, 30 * minute)
+        (folder / f"{day}_WELLNESS.fit").write_bytes(file.bytes())
+    store = str(tmp_path / "weeks")
+    assert main(["prepare", "garmin", str(folder), "--out", store]) == 0
+    weeks = open_store(store)
+    assert weeks.table.select("readings", "utc_offset").rows() == [
+        (288 * 6, 3600)
+    ]  # Tuesday to Sunday; Monday alone is too short
+    assert np.nansum(weeks.week(0)[:, 1]) == 6 * 30 * 1435
+    assert main(["prepare", "garmin", str(tmp_path / "none.fit"), "--out", store]) == 2
+    assert "none.fit" in capsys.readouterr().err
+
+
 def day_of_everything() -> Fit:
     file = a_file(3)
     file.message(275, {253: ("u32", MIDNIGHT), 0: ("enum", 2)}, local=3)
@@ -396,7 +419,7 @@ def test_bytes_at_random_give_a_message_or_a_count(tmp_path: Path) -> None:
     good = fit.bytes()
     outcomes = {"broken": 0, "read": 0}
     (tmp_path / "good.fit").write_bytes(good)
-    for turn in range(500):
+    for turn in range(350):
         body = bytearray(good if turn % 5 == 0 else fit.body)
         for _ in range(chance.choice([1, 1, 3, 20])):
             body[chance.randrange(len(body))] = chance.randrange(256)
@@ -416,8 +439,8 @@ def test_bytes_at_random_give_a_message_or_a_count(tmp_path: Path) -> None:
         assert frame["time"].is_between(datetime(1998, 1, 1), datetime(2127, 1, 1)).all()
         assert (frame["duration"].drop_nulls() > 0).all()
         assert (frame["steps"].drop_nulls() >= 0).all()
-    assert outcomes["broken"] > 100
-    assert outcomes["read"] > 100
+    assert outcomes["broken"] > 60
+    assert outcomes["read"] > 60
 
 
 def test_messages_that_are_not_known_say_nothing(tmp_path: Path) -> None:

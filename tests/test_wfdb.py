@@ -18,9 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heartnet.account import Account
+from heartnet.cli import main
 from heartnet.errors import HeartnetError
 from heartnet.intake import Intake
 from heartnet.sources import wfdb as source
+from heartnet.store import open_store
 
 wfdb = pytest.importorskip("wfdb")
 pytestmark = pytest.mark.filterwarnings(
@@ -105,6 +107,10 @@ def test_the_records_of_afdb_come_back_beat_by_beat(tmp_path: Path) -> None:
         assert found == expected_spans
     assert intake.account.count("records", "left") == 17
     assert counted(intake) == readings.height == sum(map(len, beats.values()))
+    store = str(tmp_path / "weeks")
+    assert main(["prepare", "wfdb", *map(str, tmp_path.glob("*.hea")), "--by", "512", "--out", store]) == 0
+    label = open_store(store).table["atrial_fibrillation"]
+    assert (len(label), label.sum(), label.null_count()) == (1600, 750, 0)  # as the README has it of the table
 
 
 @settings(max_examples=40, deadline=None)

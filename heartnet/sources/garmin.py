@@ -34,7 +34,7 @@ from heartnet.intake import Intake
 from heartnet.sources.archives import Member, members
 from heartnet.sources.garmin_fit import NOT_MEASURED, BrokenFitError, Part, library, read_parts
 
-_FILE_BYTES = 64 << 20  # two weeks of workout, one record a second
+_FILE_BYTES = 32 << 20  # a week of workout, one record a second
 _ARCHIVE_BYTES = 8 << 30
 _ROWS = "rows"
 _FILES = "files"
@@ -115,12 +115,13 @@ class _Import:
         account = self.intake.account
         user, file = self.intake.user_of(member.name), self.intake.file(member.full_name)
         heart, counts = part.heart_rates(), part.counts()
-        account.add(_ROWS, "in", heart.height + counts.height + len(part.dropped))
-        for what, number in part.dropped:
-            count = account.note if what == NOT_MEASURED else account.bad
-            count(_ROWS, f"dropped: {what}", 1, [f"{member.full_name} message {number}"])
-        for what, number in part.noted:
-            account.note(_ROWS, f"noted: {what}", 1, [f"{member.full_name} message {number}"])
+        rows = heart.height + counts.height + sum(len(numbers) for numbers in part.dropped.values())
+        account.add(_ROWS, "in", rows)
+        for kind, reasons in (("dropped", part.dropped), ("noted", part.noted)):
+            for what, numbers in reasons.items():
+                places = [f"{member.full_name} message {number}" for number in numbers[: account.max_examples]]
+                count = account.bad if kind == "dropped" and what != NOT_MEASURED else account.note
+                count(_ROWS, f"{kind}: {what}", len(numbers), places)
         self.intake.person(user, part.person)
         device = self._device(part)
         who = [pl.lit(user).alias("user_id"), pl.lit(device).alias("device"), pl.lit(file).alias("file")]
@@ -131,8 +132,8 @@ class _Import:
             frame = pl.DataFrame(spans, schema={"start": pl.Int64, "end": pl.Int64}, orient="row")
             times = (pl.col("start", "end") * 1_000_000).cast(pl.Datetime("us"))
             self.intake.events(frame.select(times, user_id=pl.lit(user), kind=pl.lit(kind)))
-            self.rows += len(spans)
-        self.rows += heart.height + counts.height + len(part.dropped)
+            rows += len(spans)
+        self.rows += rows
 
     def _device(self, part: Part) -> int:
         """Return the number of the watch; a second one of the same make has a name of its own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from array import array
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -50,15 +51,15 @@ class Part:
     Attributes:
         device: manufacturer and product, as the FIT profile names them.
         serial: its serial number, None if there is none.
-        dropped: records that could have been readings and are none, with the reason and the message's number.
-        noted: records that are of no use here, likewise.
+        dropped: for each reason, the numbers of the messages that could have been readings and are none.
+        noted: messages that are of no use here, likewise.
         person: what the file says of its owner.
     """
 
     device: str = "FIT device"
     serial: int | None = None
-    dropped: list[tuple[str, int]] = field(default_factory=list)
-    noted: list[tuple[str, int]] = field(default_factory=list)
+    dropped: dict[str, array[int]] = field(default_factory=lambda: defaultdict(_integers))
+    noted: dict[str, array[int]] = field(default_factory=lambda: defaultdict(_integers))
     workouts: list[tuple[int, int]] = field(default_factory=list)
     person: Person = field(default_factory=Person)
     _heart: array[int] = field(default_factory=lambda: array("q"))
@@ -137,7 +138,7 @@ class Part:
             return self._offset
         quarters = round((local - utc) / 900)
         if abs(local - utc - 900 * quarters) > 60 or not -12 * 4 <= quarters <= 14 * 4:
-            self.noted.append(("offset from UTC that cannot be", number))
+            self.noted["offset from UTC that cannot be"].append(number)
             return self._offset
         return 900 * quarters
 
@@ -146,7 +147,7 @@ class Part:
         if start is not None and 7 in values:
             end = start + round(values[7] / 1000)
         if start is None or end is None or not FIRST_DATE <= start < end <= start + _SEVERAL_DAYS:
-            self.noted.append(("workout without times that can be", number))
+            self.noted["workout without times that can be"].append(number)
         else:
             self.workouts.append((start + EPOCH, end + EPOCH))
 
@@ -163,7 +164,7 @@ class Part:
             return
         activity = values.get(5, 0)
         if activity not in STEPPING:
-            self.noted.append(("cycles that are not steps", number))
+            self.noted["cycles that are not steps"].append(number)
             return
         count = values[3] if 3 in values else _whole_count(values[9], self._count.get(activity, 0))
         self._count[activity] = count
@@ -173,15 +174,15 @@ class Part:
     def _heart_rate(self, time: int | None, rate: int, number: int) -> None:
         if self._dated(time, number):
             if rate == 0:
-                self.dropped.append((NOT_MEASURED, number))
+                self.dropped[NOT_MEASURED].append(number)
             else:
                 self._heart.extend(((time or 0) + EPOCH, self._offset, rate, number))
 
     def _dated(self, time: int | None, number: int) -> bool:
         if time is None:
-            self.dropped.append(("no time: before any full timestamp", number))
+            self.dropped["no time: before any full timestamp"].append(number)
         elif time < FIRST_DATE:
-            self.dropped.append(("no date: time since the device was switched on", number))
+            self.dropped["no date: time since the device was switched on"].append(number)
         return time is not None and time >= FIRST_DATE
 
     def _frame(self, values: array[int], columns: tuple[str, ...]) -> pl.DataFrame:
@@ -238,6 +239,10 @@ def read_parts(data: bytes, fitdecode: ModuleType) -> Iterator[Part]:
         raise BrokenFitError(str(error) or type(error).__name__) from error
     if not number:
         raise BrokenFitError("it holds no message")
+
+
+def _integers() -> array[int]:
+    return array("q")
 
 
 def _values(message: Any) -> dict[int, int]:

@@ -40,10 +40,12 @@ from heartnet.errors import HeartnetError
 from heartnet.intake import Intake, Person
 from heartnet.sources.apple_records import Record, count_records, device_of, find_records
 from heartnet.sources.apple_times import Zones, parse_dates
-from heartnet.sources.apple_xml import Document, attributes, unescape
+from heartnet.sources.apple_xml import Document, attributes, occurrences, unescape
 from heartnet.sources.archives import Member, members
 
 _ROWS = 250_000  # readings handed in at once
+_ROWS_AT_ONCE = 20_000  # as Python objects, of which there should not be too many
+_MOST_DEVICES = 10_000  # names and models as written, that are kept
 _FIRST_PASS = 0.25  # of the time that reading takes, for the progress
 
 _FACTORS = {
@@ -53,8 +55,6 @@ _FACTORS = {
     (b"StepCount", b"count"): 1.0,
 }
 _MOTIONS = {b"0": "motion not set", b"1": "sedentary", b"2": "active"}
-_WORKOUT = re.compile(rb"<Workout(?=\s)")
-_SLEEP = re.compile(rb"""HKCategoryTypeIdentifierSleepAnalysis["']""")
 _ASLEEP = b"HKCategoryValueSleepAnalysisAsleep"
 
 
@@ -92,6 +92,7 @@ def read(arguments: argparse.Namespace, intake: Intake) -> None:
             )
     if errors and (count == 0 or intake.account.strict):
         raise errors[0]
+    intake.account.add("rows", "in", 0)
     intake.account.add("files", "in", count + len(errors))
     intake.account.note("files", "dropped: file that cannot be read", len(errors), [str(error) for error in errors])
 
@@ -130,7 +131,7 @@ class _Export:
         self.frames: list[pl.DataFrame] = []
         self.events: list[tuple[str, bytes, bytes]] = []
         self.motions: Counter[bytes] = Counter()
-        self.devices: dict[tuple[bytes, bytes], int] = {}
+        self.devices: dict[bytes, int] = {}
         self.known_me = False
 
     def read(self) -> None:
@@ -138,16 +139,17 @@ class _Export:
             with suppress(HeartnetError):  # the second pass comes to the same, and says so
                 for text in self._pieces(0, _FIRST_PASS):
                     self.zones.add(text, self.name)
+        rows: list[Record] = []
         for text in self._pieces(0 if self.intake.zone else _FIRST_PASS, 1):
             self._person(text)
             self._events(text)
-            rows = find_records(text, self.name)
-            if rows:
-                self.frames.append(self._frame(rows))
-            if sum(map(len, self.frames)) >= _ROWS:
-                self._hand_in()
+            rows += find_records(text, self.name)
+            if len(rows) >= _ROWS_AT_ONCE:
+                self._take(rows)
+                rows = []
             if len(self.events) >= _ROWS:
                 self._hand_in_events()
+        self._take(rows)
         self._hand_in()
         self._hand_in_events()
         self._account()
@@ -157,7 +159,7 @@ class _Export:
         told, seen, size = int(begin * self.member.size), 0, self.member.size
         with self.member.open() as stream:
             document = Document(stream, self.name)
-            for text in document:
+            for text in document if end == 1 else document.uncleaned():
                 yield text
                 seen += len(text) + len(document.correlations)
                 now = int(size * (begin + (end - begin) * min(seen / max(self.member.length, 1), 1)))
@@ -194,10 +196,12 @@ class _Export:
         )
 
     def _events(self, text: bytes) -> None:
-        for found in _WORKOUT.finditer(text):
-            self._event("in_workout", attributes(text, found.start()))
-        for found in _SLEEP.finditer(text):
-            tag = attributes(text, max(text.rfind(b"<", 0, found.start()), 0))
+        for at in occurrences(text, b"workoutActivityType"):
+            start = max(text.rfind(b"<", 0, at), 0)
+            if text.startswith(b"<Workout", start):
+                self._event("in_workout", attributes(text, start))
+        for at in occurrences(text, b"HKCategoryTypeIdentifierSleepAnalysis"):
+            tag = attributes(text, max(text.rfind(b"<", 0, at), 0))
             if tag is None or tag.get("value", b"").startswith(_ASLEEP):
                 self._event("asleep", tag)
 
@@ -227,19 +231,23 @@ class _Export:
         ).with_columns(user_id=pl.lit(self.user), instant=pl.lit(True))
         self.intake.events(frame.filter(usable & ~empty))
 
-    def _frame(self, rows: Sequence[Record]) -> pl.DataFrame:
-        """Return the readings of some records; the account gets those that are none."""
+    def _take(self, rows: Sequence[Record]) -> None:
+        """Make readings of records; the account gets those that are none."""
+        if not rows:
+            return
         kinds, sources, devices, units, starts, ends, values, motions = zip(*rows, strict=True)
         start = parse_dates(starts)
-        heart_rate = np.fromiter((kind == b"HeartRate" for kind in kinds), np.bool_, len(rows))
+        heart_rate = np.fromiter(map(b"HeartRate".__eq__, kinds), np.bool_, len(rows))
         times, readable, usable = start.instants.copy(), start.readable.copy(), start.usable.copy()
         walks = np.flatnonzero(~heart_rate)
         end = parse_dates([ends[at] for at in walks.tolist()])
         times[walks], readable[walks] = end.instants, readable[walks] & end.readable
         usable[walks] &= end.usable
         factor = np.fromiter(map(_FACTORS.get, zip(kinds, units, strict=True), repeat(np.nan)), np.float64, len(rows))
-        text = pl.Series(values, dtype=pl.Binary).cast(pl.String, strict=False)
-        value = text.cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy() * 1.0
+        if not b"".join(values).isascii():
+            values = tuple(text if text.isascii() else b"" for text in values)
+        numbers = pl.Series(values, dtype=pl.Binary).cast(pl.String).cast(pl.Float64, strict=False)
+        value = numbers.fill_null(np.nan).to_numpy()
         kept = self._checked(
             rows,
             {
@@ -253,7 +261,6 @@ class _Export:
         )
         self.motions.update(motions)
         value = value * factor
-        numbers = np.fromiter(map(self._device, sources, devices), np.uint16, len(rows))
         seconds = (times - start.instants) / 1e6
         frame = pl.DataFrame(
             {
@@ -262,12 +269,14 @@ class _Export:
                 "heart_rate": np.where(heart_rate, value, np.nan).astype(np.float32),
                 "steps": np.where(heart_rate, np.nan, value).astype(np.float32),
                 "duration": np.where(heart_rate, np.nan, seconds).astype(np.float32),
-                "device": numbers,
+                "device": self._devices(sources, devices),
                 "row": np.arange(self.row + 1, self.row + 1 + len(rows)),
             }
         ).with_columns(pl.col("heart_rate", "steps", "duration").fill_nan(None))
         self.row += len(rows)
-        return frame.filter(kept)
+        self.frames.append(frame.filter(kept))
+        if sum(map(len, self.frames)) >= _ROWS:
+            self._hand_in()
 
     def _checked(self, rows: Sequence[Record], good: dict[str, npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:
         """Return which records pass all checks, and count those that fail one by the first that they fail."""
@@ -286,15 +295,16 @@ class _Export:
             kept &= passed
         return kept
 
-    def _device(self, source: bytes, device: bytes) -> int:
-        key = (source, device)
-        number = self.devices.get(key)
-        if number is None:
-            if len(self.devices) > 10_000:
-                self.devices.clear()
-            name, rank = device_of(*(unescape(text, self.name).decode("utf-8", "replace") for text in key))
-            number = self.devices[key] = self.intake.device(name, rank)
-        return number
+    def _devices(self, sources: Sequence[bytes], devices: Sequence[bytes]) -> npt.NDArray[np.uint16]:
+        """Return the number of each record's device."""
+        keys = [device or source for source, device in zip(sources, devices, strict=True)]
+        for key in set(keys) - self.devices.keys():
+            name, rank = device_of(unescape(key, self.name).decode("utf-8", "replace"))
+            self.devices[key] = self.intake.device(name, rank)
+        numbers = np.fromiter(map(self.devices.__getitem__, keys), np.uint16, len(keys))
+        if len(self.devices) > _MOST_DEVICES:
+            self.devices.clear()
+        return numbers
 
     def _hand_in(self) -> None:
         if not self.frames:

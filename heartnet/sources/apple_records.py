@@ -11,7 +11,7 @@ Record = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
 """Kind (`HeartRate`, `StepCount`, or empty if the record is damaged), `sourceName` and `device` with references as
 written, `unit`, `startDate`, `endDate`, `value`, and the motion context, empty if there is none."""
 
-_MOTION = rb'(?:\s*+<MetadataEntry\s+key="HKMetadataKeyHeartRateMotionContext"\s+value="([012])"\s*+/>)?+'
+_MOTION = rb"""(?:\s*+<MetadataEntry\s+key=["']HKMetadataKeyHeartRateMotionContext["']\s+value=["']([012])["'])?+"""
 _USUAL = re.compile(
     rb'<Record\s+type="HKQuantityTypeIdentifier(HeartRate|StepCount)"\s+sourceName="([^"<]*+)"'
     rb'(?:\s+sourceVersion="[^"<]*+")?+(?:\s+device="(?:&lt;&lt;HKDevice: 0x\w++&gt;)?+([^"<]*+)")?+'
@@ -72,21 +72,20 @@ def _unusual(text: bytes, name: str) -> Iterator[Record]:
         )
 
 
-def device_of(source: str, device: str) -> tuple[str, int]:
+def device_of(text: str) -> tuple[str, int]:
     """Return a device's name and rank (0 on the wrist, 1 a phone, 2 others) by its model, never by its owner's name.
 
     Args:
-        source: the attribute `sourceName`, such as `Simon’s Apple Watch`; decides if there is no model.
-        device: the attribute `device`: `<<HKDevice: 0x28…>, name:Apple Watch, manufacturer:Apple, model:Watch,
-            hardware:Watch2,4, software:4.3.1>`.
+        text: the attribute `device`: `<<HKDevice: 0x28…>, name:Apple Watch, manufacturer:Apple, model:Watch,
+            hardware:Watch2,4, software:4.3.1>`; or `sourceName` where there is none: `Simon’s Apple Watch`.
     """
-    known = dict(re.findall(r"(?:^|, |>)(\w+):(.*?)(?=, \w+:|>?$)", device))
+    known = dict(re.findall(r"(?:^|, |>)(\w+):(.*?)(?=, \w+:|>?$)", text))
     hardware = re.fullmatch(r"(Watch|iPhone|iPad|iPod)(\d{1,3},\d{1,3})", known.get("hardware", ""))
-    model = hardware[1] if hardware else known.get("model", "")
+    model = hardware[1] if hardware else known.get("model") or known.get("name") or text
     full = f" ({hardware[0]})" if hardware else ""
-    text = model or source
-    if re.search("watch", text, re.IGNORECASE):
-        return ("Apple Watch" if model == "Watch" or "apple" in source.lower() else "watch") + full, 0
-    if re.search("iPhone|iPod|iPad", text):
-        return re.findall("iPhone|iPod|iPad", text)[0] + full, 1
+    if "watch" in model.lower():
+        return ("Apple Watch" if model == "Watch" or "apple" in model.lower() else "watch") + full, 0
+    phone = re.search("iPhone|iPod|iPad", model)
+    if phone:
+        return phone[0] + full, 1
     return "other app or device", 2

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from heartnet.errors import HeartnetError
-from heartnet.sources.apple_xml import attributes, unescape
+from heartnet.sources.apple_xml import attributes, occurrences, unescape
 from heartnet.sources.times import parse_times
 from heartnet.zones import check_zone, utc_offsets
 
@@ -23,11 +23,11 @@ FIRST = 0
 LAST = 4_102_444_800_000_000
 """2100-01-01 in microseconds."""
 
+_FURTHEST = 18 * 3600  # seconds from UTC
 _MOST_ZONES = 2_000_000
 _LENGTH = 25  # of 2018-09-10 02:28:55 -0700
 _DIGITS = [at for at, letter in enumerate("dddd-dd-dd dd:dd:dd sdddd") if letter == "d"]
 _MARKS = {4: "-", 7: "-", 10: " ", 13: ":", 16: ":", 19: " "}
-_ZONE = re.compile(rb"""=\s*(?:"HKTimeZone"|'HKTimeZone')""")
 _COMPACT = r"^(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)([+-]\d{4})$"
 _START = re.compile(rb"""startDate\s*=\s*["']([^"'<]*)["']""")
 
@@ -50,18 +50,22 @@ class Times(NamedTuple):
 
 def parse_dates(texts: Sequence[bytes]) -> Times:
     """Read dates such as `2018-09-10 02:28:55 -0700`, and more slowly ISO 8601 or `20180910022855-0700`."""
-    usual = np.fromiter(map(len, texts), np.int64, len(texts)) == _LENGTH
+    count = len(texts)
+    usual = np.fromiter(map(len, texts), np.int64, count) == _LENGTH
     if usual.all():
         instants, offsets, readable = _usual(texts)
     else:
-        instants, offsets = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int32)
-        readable = np.zeros(len(texts), np.bool_)
-        for chosen, parse in ((usual, _usual), (~usual, _unusual)):
-            if chosen.any():
-                instants[chosen], offsets[chosen], readable[chosen] = parse(
-                    [texts[at] for at in np.flatnonzero(chosen).tolist()]
-                )
+        instants, offsets, readable = np.zeros(count, np.int64), np.zeros(count, np.int32), np.zeros(count, np.bool_)
+        if usual.any():
+            instants[usual], offsets[usual], readable[usual] = _usual(_chosen(texts, usual))
+    if not readable.all():
+        others = ~readable
+        instants[others], offsets[others], readable[others] = _unusual(_chosen(texts, others))
     return Times(instants, offsets, readable, readable & (instants >= FIRST) & (instants < LAST))
+
+
+def _chosen(texts: Sequence[bytes], chosen: npt.NDArray[np.bool_]) -> list[bytes]:
+    return [texts[at] for at in np.flatnonzero(chosen).tolist()]
 
 
 _Parsed = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.bool_]]
@@ -83,12 +87,13 @@ def _usual(texts: Sequence[bytes]) -> _Parsed:
     year, month, day = two(0) * 100 + two(2), two(5), two(8)
     hour, minute, second, zone_hour, zone_minute = two(11), two(14), two(17), two(21), two(23)
     readable &= (year >= 1) & (month >= 1) & (month <= 12) & (day >= 1)
-    readable &= (hour < 24) & (minute < 60) & (second < 60) & (zone_hour <= 18) & (zone_minute < 60)
+    readable &= (hour < 24) & (minute < 60) & (second < 60) & (zone_minute < 60)
     months = np.where(readable, (year - 1970) * 12 + month - 1, 0).astype(np.int64)
     first = months.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
     after = (months + 1).astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
     readable &= day <= after - first
     offsets = np.where(west, -1, 1) * (zone_hour * 3600 + zone_minute * 60)
+    readable &= np.abs(offsets) <= _FURTHEST
     seconds = (first + day - 1) * 86_400 + hour * 3600 + minute * 60 + second - offsets
     return np.where(readable, seconds * 1_000_000, 0), np.where(readable, offsets, 0).astype(np.int32), readable
 
@@ -97,8 +102,9 @@ def _unusual(texts: Sequence[bytes]) -> _Parsed:
     column = pl.Series([text.decode("utf-8", "replace") for text in texts], dtype=pl.String).str.strip_chars()
     column = column.str.replace(_COMPACT, "${1}-$2-$3 $4:$5:$6 $7")
     time, offset = parse_times([column])
-    readable = (time.is_not_null() & offset.is_not_null()).to_numpy()
-    return time.cast(pl.Int64).fill_null(0).to_numpy(), offset.fill_null(0).to_numpy(), readable
+    readable = (time.is_not_null() & offset.is_not_null() & (offset.abs() <= _FURTHEST)).fill_null(False).to_numpy()
+    instants, offsets = time.cast(pl.Int64).fill_null(0).to_numpy(), offset.fill_null(0).to_numpy()
+    return np.where(readable, instants, 0), np.where(readable, offsets, 0), readable
 
 
 class Zones:
@@ -122,16 +128,12 @@ class Zones:
     def add(self, text: bytes, name: str) -> None:
         """Take the entries of the next piece of a document; `name` is the file's."""
         dates, zones = [], []
-        for found in _ZONE.finditer(text):
-            entry = attributes(text, max(text.rfind(b"<", 0, found.start()), 0))
+        for at in occurrences(text, b"HKTimeZone"):
+            entry = attributes(text, max(text.rfind(b"<", 0, at), 0))
             if entry is not None and entry.get("key") == b"HKTimeZone":
-                at = text.rfind(b"startDate", 0, found.start())
-                start = _START.match(text, at) if at >= 0 else None
-                dates.append(start[1] if start else self._start)
+                dates.append(self._last_start(text, at))
                 zones.append(unescape(entry.get("value", b""), name).decode("utf-8", "replace"))
-        at = text.rfind(b"startDate")
-        start = _START.match(text, at) if at >= 0 else None
-        self._start = start[1] if start else self._start
+        self._start = self._last_start(text, len(text))
         times = parse_dates(dates)
         for zone, instant, usable in zip(zones, times.instants.tolist(), times.usable.tolist(), strict=True):
             if not _is_zone(zone):
@@ -142,6 +144,12 @@ class Zones:
             else:
                 self._instants.append(instant)
                 self._zones.append(self._names.setdefault(zone, len(self._names)))
+
+    def _last_start(self, text: bytes, end: int) -> bytes:
+        """Return the last start date before a place in the text, or in the texts before it: that of what it is in."""
+        at = text.rfind(b"startDate", 0, end)
+        start = _START.match(text, at, end) if at >= 0 else None
+        return start[1] if start else self._start
 
     @property
     def names(self) -> list[str]:

@@ -16,11 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from heartnet.errors import HeartnetError
 
-READ_BYTES = 1 << 22
+_READ_BYTES = 1 << 20  # small enough for a processor's cache, in which a text is searched several times
 _LONGEST = 1 << 24  # bytes of a tag or comment
 _LONGEST_PROLOG = 1 << 20
 _NEAR = 1 << 16  # so near to the end of a piece a record is left to the next, with what is nested in it
 
+_MARKED = re.compile(rb"<[!?C]")  # a comment, CDATA, an instruction, perhaps a correlation
 _MARKUP = re.compile(rb"<[!?]")
 _COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
 _NO_ELEMENT = re.compile(rb"<!--.*?-->|<!\[CDATA\[.*?\]\]>|<\?.*?\?>", re.DOTALL)
@@ -100,7 +101,7 @@ class Document:
         """Yield what the file holds; the next piece is read, and inflated, while the last one is worked on."""
         yield self._begin
         with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self._stream.read, READ_BYTES)
+            ahead = pool.submit(self._stream.read, _READ_BYTES)
             while True:
                 try:
                     data = ahead.result()
@@ -109,8 +110,18 @@ class Document:
                     return
                 if not data:
                     return
-                ahead = pool.submit(self._stream.read, READ_BYTES)
+                ahead = pool.submit(self._stream.read, _READ_BYTES)
                 yield self._decoded(data)
+
+    def uncleaned(self) -> Iterator[bytes]:
+        """Yield the pieces with comments and correlations, which is faster."""
+        rest = b""
+        for text in self._texts():
+            text = rest + text
+            at = _last_tag(text) if len(text) < _LONGEST else len(text)
+            yield text[:at]
+            rest = text[at:]
+        yield rest
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the pieces.
@@ -120,13 +131,15 @@ class Document:
         """
         rest = b""
         for text in self._texts():
-            marked = rest.endswith(b"<") or _MARKUP.search(rest) or _MARKUP.search(text)
-            text = _NO_ELEMENT.sub(b"", rest + text) if marked else rest + text
+            text = rest + text
+            marked = _MARKED.search(text) is not None
+            text = _NO_ELEMENT.sub(b"", text) if marked else text
             at = self._end_of_whole(text) if marked else _last_tag(text)
             piece, rest = text[:at], text[at:]
             if len(rest) > _LONGEST:
                 raise HeartnetError(f"{self.name} holds a tag or comment of over {_LONGEST:,} bytes: is it damaged?")
-            yield self._without_correlations(piece)
+            self.correlations = b""
+            yield self._without_correlations(piece) if marked or self._inside else piece
         self.ended = b"</" + self.root.encode() in rest[-_NEAR:]
         yield b"" if _MARKUP.match(rest) else self._without_correlations(rest)
 
@@ -143,9 +156,6 @@ class Document:
         return at
 
     def _without_correlations(self, text: bytes) -> bytes:
-        self.correlations = b""
-        if not self._inside and b"<Correlation" not in text:
-            return text
         kept, taken, at = [], [], 0
         while at < len(text):
             if self._inside:
@@ -163,6 +173,14 @@ class Document:
             at = end if end >= 0 else len(text)
         self.correlations = b"".join(taken)
         return b"".join(kept)
+
+
+def occurrences(text: bytes, word: bytes) -> Iterator[int]:
+    """Yield where a word stands in a text; several times as fast as a regular expression."""
+    at = text.find(word)
+    while at >= 0:
+        yield at
+        at = text.find(word, at + 1)
 
 
 def attributes(text: bytes, start: int) -> dict[str, bytes] | None:
@@ -199,7 +217,7 @@ def unescape(text: bytes, name: str) -> bytes:
 def _last_tag(text: bytes) -> int:
     """Return where the last record begins if that is near, as what is nested in it stays with it, or the last tag."""
     at = text.rfind(b"<Record", max(0, len(text) - _NEAR))
-    return at if at > 0 else max(text.rfind(b"<"), 0)
+    return at if at >= 0 else max(text.rfind(b"<"), 0)
 
 
 def _refuse_entities(prolog: bytes, name: str) -> None:

@@ -16,6 +16,9 @@ from heartnet.findings import Finding, Status
 LEAK = 0.98
 """AUROC from which one number a week tells a label too well to be true."""
 
+MARKER = 0.95
+"""AUROC that the best of true markers may have: a leak is three standard errors above it."""
+
 CERTAIN, SUSPECT = 1e-6, 1e-3
 """Chance, over all channels and labels together, of as good a separation by luck: for a channel that the data holds,
 and for one that it knows nothing of."""
@@ -27,6 +30,8 @@ _ENOUGH = 16  # weeks, or readings, below which nothing is called constant or id
 _MANY = 4  # channels of which each gets a finding of its own
 _FEWEST_WEEKS = 4  # of which a split is compared with another
 _DRAWS = 20
+_MANY_PEOPLE = 200
+_WIDE = 0.2  # of the range between those with a label and those without: a marker separates few by luck, narrowly
 _ERRORS = 5  # standard errors between two base rates; weeks of one person are not independent
 
 
@@ -177,6 +182,7 @@ def check_leak(
 
     Weeks of one person with the same label count once, by their mean. A separation must be beyond luck: one of perfect
     ranking has a chance of 1 / C(n, positives), others that of a normal rank sum, times channels, summaries and labels.
+    And it must be beyond what the best of true markers could show (`MARKER`).
 
     Args:
         channels: names.
@@ -200,7 +206,10 @@ def check_leak(
             best = int(np.argmax(np.abs(areas - 0.5)))
             area = float(max(areas[best], 1 - areas[best]))
             luck = _luck(area, have, lack) * tests
-            if area >= LEAK and luck < (SUSPECT if channel in suspects else CERTAIN):
+            sure = area - 3 * _standard_error(area, have, lack) >= MARKER
+            if area == 1 and have + lack < _MANY_PEOPLE:  # where the standard error is 0 by its formula
+                sure = _gap(flat[:, c, best], positive) >= _WIDE
+            if area >= LEAK and sure and luck < (SUSPECT if channel in suspects else CERTAIN):
                 message = (
                     f"the {SUMMARIES[best]} value of {channel} in each week tells who has {target}: AUROC {area:.3f} "
                     f"over {have:,} with it and {lack:,} without. The label has leaked into the inputs"
@@ -227,6 +236,19 @@ def _auroc(values: Float64[np.ndarray, " n"], positive: np.ndarray[tuple[int], n
     ordered = np.sort(values[~positive])
     above = np.searchsorted(ordered, values[positive], "left") + np.searchsorted(ordered, values[positive], "right")
     return float(above.mean() / (2 * len(ordered)))
+
+
+def _gap(values: Float64[np.ndarray, " n"], positive: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> float:
+    """Return how far apart two groups lie that do not overlap, as a share of the whole range."""
+    one, other = values[positive], values[~positive]
+    return float(max(one.min() - other.max(), other.min() - one.max()) / np.ptp(values))
+
+
+def _standard_error(area: float, positive: int, negative: int) -> float:
+    """Return that of an AUROC: J. A. Hanley and B. J. McNeil, Radiology 143, 1982."""
+    one, two = area / (2 - area) - area**2, 2 * area**2 / (1 + area) - area**2
+    square = area * (1 - area) + (positive - 1) * one + (negative - 1) * two
+    return math.sqrt(max(square, 0.0) / (positive * negative))
 
 
 def _luck(area: float, positive: int, negative: int) -> float:

@@ -21,12 +21,13 @@ _FAR = 10_000
 
 
 def look_ahead(loader: Any, count: int) -> list[tuple[Any, Any]]:
-    """Return up to `count` batches, spread evenly over what a loader would serve next, each with its indices.
+    """Return up to `count` batches, spread evenly over those of a loader, each with its indices.
 
-    They are read in this process, past the loader's workers, with a copy of its sampler; random streams are put back,
-    those of torch, NumPy and Python as well as generators that the data set holds. Nothing is returned where that
-    cannot be done: for iterable data sets, which reading may use up, for loaders of another kind, for samplers that
-    cannot be copied, and for data sets that cannot be read in this process.
+    They are read in this process, past the loader's workers, with a copy of its sampler, whose random order may be
+    another than the loader will serve. Random streams are put back, those of torch, NumPy and Python as well as
+    generators that the data set holds. Nothing is returned where that cannot be done: for iterable data sets, which
+    reading may use up, for loaders of another kind, for samplers that cannot be copied, and for data sets that cannot
+    be read in this process.
     """
     if count < 1 or not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return []

@@ -153,13 +153,15 @@ class _Import:
             self.intake.readings(steps)
         account.add(_FILES, "left", self.useful)
         where = ", ".join(path.name for path in paths)
+        found = [place for (stage, _), places in account.examples.items() if stage == _FILES for place in places]
+        example = f"; for example {found[0]}" if found else ""
         if not self.files:
-            raise HeartnetError(f"{where}: no FIT file there; expected names that end in .fit, or a zip of them")
-        if not self.rows:
-            found = [place for (stage, _), places in account.examples.items() if stage == _FILES for place in places]
             raise HeartnetError(
-                f"{where}: none of {self.files} FIT files has heart rate or steps that can be read; for example "
-                f"{found[0]}"
+                f"{where}: no FIT file there; expected names that end in .fit, or a zip archive of them{example}"
+            )
+        if not self.rows:
+            raise HeartnetError(
+                f"{where}: none of {self.files} FIT files has heart rate or steps that can be read{example}"
             )
 
 

@@ -5,6 +5,7 @@ import io
 import random
 import subprocess
 import sys
+import time
 import zipfile
 from argparse import Namespace
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -21,11 +22,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heartnet.account import Account
+from heartnet.cli import main
 from heartnet.errors import HeartnetError
 from heartnet.intake import Intake, Person
 from heartnet.sources import apple_health, apple_xml
 from heartnet.sources.apple_records import count_records, device_of, find_records
 from heartnet.sources.apple_times import Zones, parse_dates
+from heartnet.store import open_store
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 WATCH = (
@@ -286,7 +289,7 @@ def test_units(tmp_path: Path) -> None:
 
 
 BAD = {
-    "not a number": [record(value=value) for value in ("abc", "", "nan", "inf", "１", "--1")],
+    "not a number": [record(value=value) for value in ("abc", "", "nan", "inf", "１", "--1", "1e300")],
     "time not readable": [
         record(start=start)
         for start in (
@@ -449,6 +452,39 @@ def test_endless_tags_and_comments_are_refused(tmp_path: Path, endless: str) -> 
     path = write(tmp_path, export(record()) + endless + "a" * (17 << 20))
     with pytest.raises(HeartnetError, match=r"export\.xml holds a tag or comment of over 16,777,216 bytes"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "<!-- " * 200_000,
+        "<![CDATA[" * 100_000,
+        "<?x " * 300_000,
+        "<Record x='" + "HKTimeZone HKCategoryTypeIdentifierSleepAnalysis workoutActivityType " * 20_000 + "'/>",
+        "<MetadataEntry key='HKTimeZone' value='UTC'/>" * 30_000,
+        "<Record " + " " * 1_000_000 + "/>",
+        "<Correlation " * 100_000,
+        "<Correlation>" * 100_000,
+        '<Record type="HKQuantityTypeIdentifierHeartRate" ' * 30_000,
+        record(device=", a:" * 250_000),
+    ],
+)
+def test_what_repeats_itself_takes_no_longer_for_that(tmp_path: Path, hostile: str) -> None:
+    """A megabyte each; what grows with the square of that would take hours."""
+    path = write(tmp_path, export(record(), hostile))
+    start = time.process_time()
+    assert read(path).all_readings().height >= 1
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(
+    "hostile", ["<!-- " * 300_000, "<?<!--?>" * 200_000, "<!DOCTYPE HealthData [" + "<!-- " * 300_000]
+)
+def test_a_hostile_prolog_takes_no_longer_for_that(tmp_path: Path, hostile: str) -> None:
+    start = time.process_time()
+    with pytest.raises(HeartnetError, match="no XML element was found"):
+        read(write(tmp_path, hostile + export(record(), head="")))
+    assert time.process_time() - start < 5
 
 
 def test_an_endless_prolog_is_refused(tmp_path: Path) -> None:
@@ -690,6 +726,35 @@ def test_dates_of_other_forms() -> None:
         times = parse_dates([forms[0], form, b"2014-09-20 10:41:28"])
         assert times.readable.tolist() == [True, True, False]
         assert times.instants[0] == times.instants[1] == 1_411_206_088_000_000
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two days at one reading a minute, a phone that counts half of the watch's steps again, and a night's sleep."""
+    begin = datetime(2020, 1, 14)
+    minutes = [f"{begin + timedelta(minutes=i):%Y-%m-%d %H:%M:%S} -0700" for i in range(2881)]
+    path = tmp_path / "export.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        text = export(
+            '<Me HKCharacteristicTypeIdentifierBiologicalSex="HKBiologicalSexFemale"/>',
+            *[record(start=minute, value=str(50 + i % 50), device=WATCH) for i, minute in enumerate(minutes[:-1])],
+            *[
+                record("StepCount", minutes[i], "10", endDate=minutes[i + 1], sourceName=source, device=attribute)
+                for i in range(600, 1200)
+                for source, attribute in (("Anna's Watch", WATCH), ("Anna's iPhone", ""))
+                if attribute or i % 2
+            ],
+            sleep(minutes[0], minutes[420], "AsleepCore", "America/Denver"),
+        )
+        archive.writestr("apple_health_export/export.xml", text)
+    assert main(["prepare", "apple-health", str(path), "--out", str(tmp_path / "weeks")]) == 0
+    weeks = open_store(tmp_path / "weeks")
+    assert len(weeks) == 1
+    heart_rate, steps, _ = weeks.week(0).T
+    assert np.nansum(steps) == 6000
+    assert np.isfinite(heart_rate).sum() == 2880
+    assert weeks.local_time[0] == np.datetime64("2020-01-14", "us").astype(np.int64)
+    assert "Anna" not in capsys.readouterr().out
+    assert not any(b"Anna" in file.read_bytes() for file in (tmp_path / "weeks").iterdir())
 
 
 def test_nothing_else_is_imported_for_reading() -> None:

@@ -40,12 +40,15 @@ from heartnet.errors import HeartnetError
 from heartnet.intake import Intake, Person
 from heartnet.sources.apple_records import Record, count_records, device_of, find_records
 from heartnet.sources.apple_times import Zones, parse_dates
-from heartnet.sources.apple_xml import Document, attributes, occurrences, unescape
+from heartnet.sources.apple_xml import Document, attributes, tags_with, unescape
 from heartnet.sources.archives import Member, members
 
 _ROWS = 250_000  # readings handed in at once
 _ROWS_AT_ONCE = 20_000  # as Python objects, of which there should not be too many
+_TEXT_AT_ONCE = 1 << 25  # bytes of text that such objects are taken from
+_LONGEST_TIME = 40  # bytes of a date that are kept
 _MOST_DEVICES = 10_000  # names and models as written, that are kept
+_LONGEST_DEVICE = 1000  # bytes of these
 _FIRST_PASS = 0.25  # of the time that reading takes, for the progress
 
 _FACTORS = {
@@ -54,6 +57,7 @@ _FACTORS = {
     (b"HeartRate", b"count/hr"): 1 / 60,
     (b"StepCount", b"count"): 1.0,
 }
+_INFINITE = 1e30  # what float32 cannot hold, times a factor
 _MOTIONS = {b"0": "motion not set", b"1": "sedentary", b"2": "active"}
 _ASLEEP = b"HKCategoryValueSleepAnalysisAsleep"
 
@@ -75,14 +79,18 @@ def read(arguments: argparse.Namespace, intake: Intake) -> None:
     count = 0
     for path in arguments.files:
         user = intake.user_of(path.name)
+        exports: list[Member] = []
         others: list[str] = []
-        before = count + len(errors)
+        before = len(errors)
         try:
             for member in members(path):
-                count += _read_member(member, user, intake, errors, others)
+                _sort(member, intake, exports, others, errors)
         except HeartnetError as error:
             errors.append(error)
-        if count + len(errors) == before:
+        for member in exports:
+            _Export(member, user, intake).read()
+        count += len(exports)
+        if not exports and len(errors) == before:
             found = f"; it holds {', '.join(others[:3])}" if others else ""
             errors.append(
                 HeartnetError(
@@ -97,24 +105,23 @@ def read(arguments: argparse.Namespace, intake: Intake) -> None:
     intake.account.note("files", "dropped: file that cannot be read", len(errors), [str(error) for error in errors])
 
 
-def _read_member(member: Member, user: str, intake: Intake, errors: list[HeartnetError], others: list[str]) -> bool:
-    """Read a file if it is an export, and tell whether it was; else say in `errors` or `others` what it is."""
+def _sort(
+    member: Member, intake: Intake, exports: list[Member], others: list[str], errors: list[HeartnetError]
+) -> None:
+    """Append a file to `exports` if it is one, to `others` if it is other XML, to `errors` if it is broken."""
     single = member.source.name == member.name
-    if not single and not member.name.lower().endswith(".xml"):
-        intake.read(member.source.name, member.size)
-        return False
-    try:
-        with member.open() as stream:
-            root = Document(stream, member.full_name).root
-    except HeartnetError as error:
-        errors.append(error)
-        return False
-    if root != "HealthData":
-        others.append(f"{member.name} ({root})")
-        intake.read(member.source.name, member.size)
-        return False
-    _Export(member, user, intake).read()
-    return True
+    if single or member.name.lower().endswith(".xml"):
+        try:
+            with member.open() as stream:
+                root = Document(stream, member.full_name).root
+        except HeartnetError as error:
+            errors.append(error)
+        else:
+            if root == "HealthData":
+                exports.append(member)
+                return
+            others.append(f"{member.name} ({root})")
+    intake.read(member.source.name, member.size)
 
 
 class _Export:
@@ -140,13 +147,15 @@ class _Export:
                 for text in self._pieces(0, _FIRST_PASS):
                     self.zones.add(text, self.name)
         rows: list[Record] = []
+        held = 0
         for text in self._pieces(0 if self.intake.zone else _FIRST_PASS, 1):
             self._person(text)
             self._events(text)
             rows += find_records(text, self.name)
-            if len(rows) >= _ROWS_AT_ONCE:
+            held += len(text)
+            if len(rows) >= _ROWS_AT_ONCE or held >= _TEXT_AT_ONCE:
                 self._take(rows)
-                rows = []
+                rows, held = [], 0
             if len(self.events) >= _ROWS:
                 self._hand_in_events()
         self._take(rows)
@@ -179,35 +188,28 @@ class _Export:
         if me is None:
             return
         self.known_me = True
-        sex = me.get("HKCharacteristicTypeIdentifierBiologicalSex", b"")
+        sex = me.get("HKCharacteristicTypeIdentifierBiologicalSex", b"").removeprefix(b"HKBiologicalSex")
         written = unescape(me.get("HKCharacteristicTypeIdentifierDateOfBirth", b""), self.name).decode(errors="replace")
-        born = None
-        if written:
-            try:
-                born = date.fromisoformat(written)
-            except ValueError:
-                self.intake.account.bad("people", "noted: date of birth not readable", 1, [f"{self.name}: {written!r}"])
-        self.intake.person(
-            self.user,
-            Person(
-                born=born,
-                sex="female" if sex == b"HKBiologicalSexFemale" else "male" if sex == b"HKBiologicalSexMale" else None,
-            ),
-        )
+        person = Person(sex="female" if sex == b"Female" else "male" if sex == b"Male" else None)
+        try:
+            person.born = date.fromisoformat(written) if written else None
+        except ValueError:
+            places = [f"{self.name}: {written[:_LONGEST_TIME]!r}"]
+            self.intake.account.bad("people", "noted: date of birth not readable", 1, places)
+        self.intake.person(self.user, person)
 
     def _events(self, text: bytes) -> None:
-        for at in occurrences(text, b"workoutActivityType"):
-            start = max(text.rfind(b"<", 0, at), 0)
-            if text.startswith(b"<Workout", start):
-                self._event("in_workout", attributes(text, start))
-        for at in occurrences(text, b"HKCategoryTypeIdentifierSleepAnalysis"):
-            tag = attributes(text, max(text.rfind(b"<", 0, at), 0))
-            if tag is None or tag.get("value", b"").startswith(_ASLEEP):
+        for at in tags_with(text, b"workoutActivityType"):
+            if text.startswith(b"<Workout", at):
+                self._event("in_workout", attributes(text, at))
+        for at in tags_with(text, b"HKCategoryTypeIdentifierSleepAnalysis"):
+            tag = attributes(text, at)
+            if text.startswith(b"<Record", at) and (tag is None or tag.get("value", b"").startswith(_ASLEEP)):
                 self._event("asleep", tag)
 
     def _event(self, kind: str, tag: dict[str, bytes] | None) -> None:
-        start, end = ((tag or {}).get(name, b"") for name in ("startDate", "endDate"))
-        self.events.append((kind, unescape(start, self.name), unescape(end, self.name)))
+        start, end = (unescape((tag or {}).get(name, b""), self.name) for name in ("startDate", "endDate"))
+        self.events.append((kind, start[:_LONGEST_TIME], end[:_LONGEST_TIME]))
 
     def _hand_in_events(self) -> None:
         if not self.events:
@@ -255,12 +257,12 @@ class _Export:
                 "time not readable": readable,
                 "time before 1970 or after 2099": usable,
                 "unit not known": np.isfinite(factor),
-                "not a number": np.isfinite(value),
+                "not a number": np.abs(value) < _INFINITE,
                 "ends before it starts": heart_rate | (times >= start.instants),
             },
         )
         self.motions.update(motions)
-        value = value * factor
+        value = np.where(kept, value, np.nan) * factor
         seconds = (times - start.instants) / 1e6
         frame = pl.DataFrame(
             {
@@ -298,11 +300,12 @@ class _Export:
     def _devices(self, sources: Sequence[bytes], devices: Sequence[bytes]) -> npt.NDArray[np.uint16]:
         """Return the number of each record's device."""
         keys = [device or source for source, device in zip(sources, devices, strict=True)]
-        for key in set(keys) - self.devices.keys():
-            name, rank = device_of(unescape(key, self.name).decode("utf-8", "replace"))
+        new = set(keys) - self.devices.keys()
+        for key in new:
+            name, rank = device_of(unescape(key, self.name)[:_LONGEST_DEVICE].decode("utf-8", "replace"))
             self.devices[key] = self.intake.device(name, rank)
         numbers = np.fromiter(map(self.devices.__getitem__, keys), np.uint16, len(keys))
-        if len(self.devices) > _MOST_DEVICES:
+        if len(self.devices) > _MOST_DEVICES or any(len(key) > _LONGEST_DEVICE for key in new):
             self.devices.clear()
         return numbers
 
@@ -330,5 +333,5 @@ class _Export:
         for value, motion in _MOTIONS.items():
             account.note("rows", f"noted: heart rate with motion context: {motion}", self.motions[value])
         for zone, count in self.zones.unknown.items():
-            account.bad("time zones", "noted: unknown time zone", count, [f"{self.name}: {zone!r}"])
+            account.note("time zones", "noted: unknown time zone", count, [f"{self.name}: {zone!r}"])
         account.note("time zones", "noted: time zone without a date that can be read", self.zones.unread)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from heartnet.errors import HeartnetError
-from heartnet.sources.apple_xml import attributes, occurrences, unescape
+from heartnet.sources.apple_xml import attributes, tags_with, unescape
 from heartnet.sources.times import parse_times
 from heartnet.zones import check_zone, utc_offsets
 
@@ -128,12 +128,15 @@ class Zones:
     def add(self, text: bytes, name: str) -> None:
         """Take the entries of the next piece of a document; `name` is the file's."""
         dates, zones = [], []
-        for at in occurrences(text, b"HKTimeZone"):
-            entry = attributes(text, max(text.rfind(b"<", 0, at), 0))
+        seen = 0
+        for at in tags_with(text, b"HKTimeZone"):
+            entry = attributes(text, at)
             if entry is not None and entry.get("key") == b"HKTimeZone":
-                dates.append(self._last_start(text, at))
+                self._see_start(text, seen, at)
+                seen = at
+                dates.append(self._start)
                 zones.append(unescape(entry.get("value", b""), name).decode("utf-8", "replace"))
-        self._start = self._last_start(text, len(text))
+        self._see_start(text, seen, len(text))
         times = parse_dates(dates)
         for zone, instant, usable in zip(zones, times.instants.tolist(), times.usable.tolist(), strict=True):
             if not _is_zone(zone):
@@ -145,11 +148,11 @@ class Zones:
                 self._instants.append(instant)
                 self._zones.append(self._names.setdefault(zone, len(self._names)))
 
-    def _last_start(self, text: bytes, end: int) -> bytes:
-        """Return the last start date before a place in the text, or in the texts before it: that of what it is in."""
-        at = text.rfind(b"startDate", 0, end)
+    def _see_start(self, text: bytes, begin: int, end: int) -> None:
+        """Keep the last start date in a part of the text: that of what is nested in it, and of what follows."""
+        at = text.rfind(b"startDate", begin, end)
         start = _START.match(text, at, end) if at >= 0 else None
-        return start[1] if start else self._start
+        self._start = start[1] if start else self._start
 
     @property
     def names(self) -> list[str]:
@@ -173,6 +176,8 @@ class Zones:
 
 @lru_cache(1000)
 def _is_zone(name: str) -> bool:
+    if len(name) > 64:
+        return False
     try:
         check_zone(name)
         utc_offsets(pl.Series([0]).cast(pl.Datetime("us")), name)

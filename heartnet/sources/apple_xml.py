@@ -24,7 +24,7 @@ _NEAR = 1 << 16  # so near to the end of a piece a record is left to the next, w
 _MARKED = re.compile(rb"<[!?C]")  # a comment, CDATA, an instruction, perhaps a correlation
 _MARKUP = re.compile(rb"<[!?]")
 _COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
-_NO_ELEMENT = re.compile(rb"<!--.*?-->|<!\[CDATA\[.*?\]\]>|<\?.*?\?>", re.DOTALL)
+_NO_ELEMENTS = ((b"<!--", b"-->"), (b"<![CDATA[", b"]]>"), (b"<?", b"?>"))
 _BETWEEN = rb"(?:\s++|<\?.*?\?>|<!--.*?-->)*+"
 _SUBSET = rb"(?:[^\]<]++|<!--.*?-->|<(?!!--)|\](?!\s*+>))*+"
 _PROLOG = re.compile(
@@ -82,10 +82,10 @@ class Document:
         while (prolog := _PROLOG.match(text)) is None:
             more = self._stream.read(1 << 16) if len(text) < _LONGEST_PROLOG else b""
             if not more:
-                _refuse_entities(text, self.name)
+                self._refuse_entities(text)
                 raise HeartnetError(f"{self.name} is not an Apple Health export: no XML element was found in it")
             text += self._decoded(more)
-        _refuse_entities(prolog[0], self.name)
+        self._refuse_entities(_COMMENT.sub(b"", prolog[2] or b""))
         self.root = prolog[3].decode("utf-8", "replace")
         if prolog[1] and re.search(rb"\b(SYSTEM|PUBLIC)\b", prolog[1]):
             raise HeartnetError(
@@ -93,6 +93,13 @@ class Document:
                 "which no Apple Health export does; it is not fetched, and the file not read"
             )
         return text[prolog.end() :]
+
+    def _refuse_entities(self, text: bytes) -> None:
+        if b"<!ENTITY" in text:
+            raise HeartnetError(
+                f"{self.name} declares XML entities (<!ENTITY …>), which no Apple Health export does; it is not read, "
+                "as they serve to fetch other files or to fill the memory"
+            )
 
     def _decoded(self, data: bytes) -> bytes:
         return data if self._decoder is None else self._decoder.decode(data).encode("utf-8", "replace")
@@ -133,27 +140,34 @@ class Document:
         for text in self._texts():
             text = rest + text
             marked = _MARKED.search(text) is not None
-            text = _NO_ELEMENT.sub(b"", text) if marked else text
-            at = self._end_of_whole(text) if marked else _last_tag(text)
-            piece, rest = text[:at], text[at:]
+            text, rest = self._without_markup(text) if marked else (text, b"")
+            if not rest:
+                at = _last_tag(text)
+                text, rest = text[:at], text[at:]
             if len(rest) > _LONGEST:
                 raise HeartnetError(f"{self.name} holds a tag or comment of over {_LONGEST:,} bytes: is it damaged?")
             self.correlations = b""
-            yield self._without_correlations(piece) if marked or self._inside else piece
-        self.ended = b"</" + self.root.encode() in rest[-_NEAR:]
+            yield self._without_correlations(text) if marked or self._inside else text
+        self.ended = b"</" + self.root.encode() in rest
         yield b"" if _MARKUP.match(rest) else self._without_correlations(rest)
 
-    def _end_of_whole(self, text: bytes) -> int:
-        """Return where the last tag begins, or the comment that has no end yet; those that have were taken out."""
-        marked = _MARKUP.search(text)
-        if marked is None:
-            return _last_tag(text)
-        at = marked.start()
-        if not any(text.startswith(opening[: len(text) - at], at) for opening in (b"<!--", b"<![CDATA[", b"<?")):
-            raise HeartnetError(
-                f"{self.name} holds a declaration outside its prolog ({text[at : at + 20]!r}); expected elements"
-            )
-        return at
+    def _without_markup(self, text: bytes) -> tuple[bytes, bytes]:
+        """Return the text without comments and the like, up to one that has no end yet, and that one."""
+        kept, at = [], 0
+        while (found := _MARKUP.search(text, at)) is not None:
+            start = found.start()
+            kept.append(text[at:start])
+            opening, closing = next((pair for pair in _NO_ELEMENTS if text.startswith(pair[0], start)), (b"", b""))
+            if not opening and not any(pair[0].startswith(text[start:]) for pair in _NO_ELEMENTS):
+                found_there = text[start : start + 20]
+                raise HeartnetError(
+                    f"{self.name} holds a declaration outside its prolog ({found_there!r}); expected elements"
+                )
+            end = text.find(closing, start + len(opening)) if opening else -1
+            if end < 0:
+                return b"".join(kept), text[start:]
+            at = end + len(closing)
+        return b"".join([*kept, text[at:]]), b""
 
     def _without_correlations(self, text: bytes) -> bytes:
         kept, taken, at = [], [], 0
@@ -175,12 +189,14 @@ class Document:
         return b"".join(kept)
 
 
-def occurrences(text: bytes, word: bytes) -> Iterator[int]:
-    """Yield where a word stands in a text; several times as fast as a regular expression."""
+def tags_with(text: bytes, word: bytes) -> Iterator[int]:
+    """Yield where the tags begin that a word stands in, or behind; several times as fast as a regular expression."""
     at = text.find(word)
     while at >= 0:
-        yield at
-        at = text.find(word, at + 1)
+        start, after = text.rfind(b"<", 0, at), text.find(b"<", at)
+        if start >= 0:
+            yield start
+        at = text.find(word, after) if after >= 0 else -1
 
 
 def attributes(text: bytes, start: int) -> dict[str, bytes] | None:
@@ -218,14 +234,6 @@ def _last_tag(text: bytes) -> int:
     """Return where the last record begins if that is near, as what is nested in it stays with it, or the last tag."""
     at = text.rfind(b"<Record", max(0, len(text) - _NEAR))
     return at if at >= 0 else max(text.rfind(b"<"), 0)
-
-
-def _refuse_entities(prolog: bytes, name: str) -> None:
-    if b"<!ENTITY" in _COMMENT.sub(b"", prolog):
-        raise HeartnetError(
-            f"{name} declares XML entities (<!ENTITY …>), which no Apple Health export does; it is not read, as they "
-            "serve to fetch other files or to fill the memory"
-        )
 
 
 def _decoder(begins: bytes, name: str) -> codecs.IncrementalDecoder | None:

@@ -28,7 +28,7 @@ from heartnet.weeks import Weeks, cut_weeks
 LARGEST_SUMMED = 1 << 30
 """Larger files are named in the provenance without a checksum, which would take longer than reading them."""
 
-_PER_SOURCE = ("files", "user", "user_from_filename", "time_zone")
+_PER_SOURCE = ("files", "user", "user_from_filename", "time_zone", "time_format", "time_unit")
 _NOT_OPTIONS = ("out", "overwrite", "run", "command", "source", "module", "page", "no_page", *_PER_SOURCE)
 _FILE_OPTIONS = ("labels", "label_intervals", "people")
 _NEEDED_FOR = {
@@ -114,7 +114,7 @@ def prepare(sources: Sequence[argparse.Namespace]) -> None:
 
 
 def settle_shared_options(sources: Sequence[argparse.Namespace]) -> None:
-    """Move the options that all sources share into the first, wherever they were given.
+    """Give all sources the options that they share, under whichever they were given.
 
     Raises:
         HeartnetError: if one is given twice, or there is no `--out`.
@@ -135,6 +135,8 @@ def settle_shared_options(sources: Sequence[argparse.Namespace]) -> None:
             else:
                 both = f"{getattr(first, name)} and {given}"
                 raise HeartnetError(f"{action.option_strings[0]} is given twice: {both}; it is shared by all sources")
+        for other in sources[1:] if name not in _PER_SOURCE and hasattr(first, name) else ():
+            setattr(other, name, getattr(first, name))
     if first.out is None:
         raise HeartnetError("the option --out FOLDER is missing: where shall the weeks go?")
 

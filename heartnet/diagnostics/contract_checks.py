@@ -19,9 +19,9 @@ LEAK = 0.98
 MARKER = 0.95
 """AUROC that the best of true markers may have: a leak is three standard errors above it."""
 
-CERTAIN, SUSPECT = 1e-6, 1e-3
-"""Chance, over all channels and labels together, of as good a separation by luck: for a channel that the data holds,
-and for one that it knows nothing of."""
+CERTAIN, SUSPECT = 1e-6, 1e-2
+"""Chance of as good a separation by luck: over all channels, their summaries and labels together; and over channels of
+which the data knows nothing, and labels."""
 
 FAR = 10.0
 """Mean or spread (and one over the spread, times ten) of a channel that is far from 0 and 1."""
@@ -205,11 +205,12 @@ def check_leak(
             areas = np.array([_auroc(flat[:, c, s], positive) for s in range(len(SUMMARIES))])
             best = int(np.argmax(np.abs(areas - 0.5)))
             area = float(max(areas[best], 1 - areas[best]))
-            luck = _luck(area, have, lack) * tests
+            doubtful = channel in suspects
+            luck = _luck(area, have, lack) * (len(suspects) * len(targets) if doubtful else tests)
             sure = area - 3 * _standard_error(area, have, lack) >= MARKER
             if area == 1 and have + lack < _MANY_PEOPLE:  # where the standard error is 0 by its formula
                 sure = _gap(flat[:, c, best], positive) >= _WIDE
-            if area >= LEAK and sure and luck < (SUSPECT if channel in suspects else CERTAIN):
+            if area >= LEAK and sure and luck < (SUSPECT if doubtful else CERTAIN):
                 message = (
                     f"the {SUMMARIES[best]} value of {channel} in each week tells who has {target}: AUROC {area:.3f} "
                     f"over {have:,} with it and {lack:,} without. The label has leaked into the inputs"

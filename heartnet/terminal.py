@@ -17,7 +17,7 @@ from heartnet.datamodule import WeeksDataModule
 from heartnet.findings import Status, findings_table, latest, read_jsonl
 from heartnet.metrics import SCORES
 from heartnet.predictions import CEILING, read_predictions, score_table
-from heartnet.simulate.ceiling import lacking
+from heartnet.simulate.ceiling import ceiling, expected_auroc, lacking
 from heartnet.splits import SPLITS
 
 _console = Console(highlight=False)
@@ -103,7 +103,7 @@ def print_scores(folder: Path, data: WeeksDataModule) -> None:
         table.add_row(*line)
     _console.print(table)
     if CEILING in models:
-        print_line(_CEILING)
+        _print_ceiling(data)
     elif conditions and data.weeks.simulated:
         print_line(f"No ceiling: these simulated weeks lack {', '.join(lacking(data.weeks, data.targets))}.")
     for (model,), part in predictions.group_by("model", maintain_order=True):
@@ -112,10 +112,6 @@ def print_scores(folder: Path, data: WeeksDataModule) -> None:
             print_line(f"{model}: NaN or infinite for {wrong} of {part['week'].n_unique()} weeks, so it has diverged.")
 
 
-_CEILING = (
-    "ceiling: the AUROC of one who sees the true traits of these simulated people.\n"
-    "Above it is only luck, of which there is much where positives are few."
-)
 _NAMES = {"auroc": "AUROC", "average_precision": "AP", "mae": "MAE", "r2": "R²"}
 
 
@@ -128,6 +124,16 @@ def _cells(part: pl.DataFrame, models: list[str], brief: list[str], first: str, 
         cell = "–" if one is None else f"{one:.3f}"
         cells.append(cell if model in brief else f"{cell} ({'–' if other is None else f'{other:.2f}'})")
     return cells
+
+
+def _print_ceiling(data: WeeksDataModule) -> None:
+    """Say what the ceiling is, and its AUROC over more weeks than the test split holds."""
+    count = min(len(data.weeks), 2000)
+    rows = np.linspace(0, len(data.weeks) - 1, count).astype(np.int64)
+    best = ceiling(data.weeks, rows, data.targets)
+    aurocs = ", ".join(f"{expected_auroc(best[:, i]):.3f}".replace("nan", "–") for i in range(len(data.targets)))
+    print_line("ceiling: one who sees the true traits of simulated people; above it is luck.")
+    print_line(f"Of {count:,} such weeks one expects {aurocs}, in this order.")
 
 
 def print_findings(folder: Path) -> Status | None:

@@ -28,7 +28,7 @@ from heartnet.simulate import ceiling as ceiling_module
 from heartnet.simulate import people as people_module
 from heartnet.simulate import simulate
 from heartnet.simulate import week as week_module
-from heartnet.simulate.ceiling import ceiling, lacking
+from heartnet.simulate.ceiling import ceiling, expected_auroc, lacking
 from heartnet.simulate.literature import BETA_BLOCKER_RATE, BETA_BLOCKER_RESTING, EFFECTS, RISKS, TRAITS, Effect
 from heartnet.simulate.people import draw_person, liability_threshold
 from heartnet.store import open_store, write_store
@@ -249,6 +249,22 @@ def test_no_fitted_classifier_does_better(scale: float) -> None:
             fitted = model.fit(features[train], has[train, k]).predict_proba(features[test])[:, 1]
             assert roc_auc_score(has[test, k], fitted) < best_auroc + 0.008
             assert log_loss(has[test, k], fitted) > best_loss - 0.002
+
+
+def test_the_auroc_to_expect_is_the_mean_over_labels_drawn_from_the_posterior() -> None:
+    rng = np.random.default_rng(0)
+    probability = rng.beta(0.5, 2, 300).round(2)  # with ties
+    pairs = [
+        (p * (1 - q), p > q, p == q) for i, p in enumerate(probability) for j, q in enumerate(probability) if i != j
+    ]
+    naive = sum(w * (ahead + 0.5 * tied) for w, ahead, tied in pairs) / sum(w for w, _, _ in pairs)
+    assert expected_auroc(probability) == pytest.approx(naive, abs=1e-12)
+    drawn = [roc_auc_score(rng.random(300) < probability, probability) for _ in range(400)]
+    assert np.mean(drawn) == pytest.approx(naive, abs=0.005)
+    assert math.isnan(expected_auroc(np.array([1.0, 1.0])))
+    weeks, found = scored(6000, 4.0)
+    for k in range(len(CONDITIONS)):
+        assert roc_auc_score(truth(weeks)[:, k], found[:, k]) == pytest.approx(expected_auroc(found[:, k]), abs=0.012)
 
 
 # Fibrillation in the week

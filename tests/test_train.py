@@ -94,6 +94,7 @@ def test_a_run_keeps_everything_in_its_folder(run: Run, capsys: pytest.CaptureFi
     assert "network" in pl.read_parquet(folder / "predictions.parquet")["model"].to_list()
     head = next(line for line in output.out.splitlines() if "AUROC (AP)" in line)
     assert head.split()[-2:] == ["network", "ceiling"]
+    assert "such weeks one expects 0." in output.out
 
 
 def test_seeds(run: Run) -> None:

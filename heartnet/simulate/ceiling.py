@@ -75,6 +75,21 @@ def ceiling(
     return found[:, [CONDITIONS.index(name) for name in conditions]]
 
 
+def expected_auroc(probability: npt.NDArray[np.float64]) -> float:
+    """Return the AUROC to expect of a calibrated posterior, `[week]`, over weeks like these; NaN if all are certain.
+
+    Each pair of weeks counts as much as it is likely that the one has the condition and the other has not, so that, in
+    contrast to an AUROC of labels, chance in who has it plays no part.
+    """
+    group = np.unique(probability, return_inverse=True)[1]
+    positive, negative = np.bincount(group, probability), np.bincount(group, 1 - probability)
+    ahead = np.cumsum(negative) - negative / 2
+    pairs = positive.sum() * negative.sum()
+    # A week does not make a pair with itself, of which half would count as ahead.
+    own = (probability * (1 - probability)).sum()
+    return float(((positive * ahead).sum() - own / 2) / (pairs - own)) if pairs > own else math.nan
+
+
 class _States:
     """What a person may have: each condition absent, or at one of the quadrature's severities; all combinations.
 

@@ -102,6 +102,15 @@ def test_a_name_that_climbs_out_is_refused_and_the_others_are_read(tmp_path: Pat
     assert fine.open().read() == b"fine"
 
 
+def test_a_file_without_a_name_is_refused(tmp_path: Path) -> None:
+    data = make_zip(tmp_path / "e.zip", {"a": b"x", "b": b"y"}, zipfile.ZIP_STORED).read_bytes()
+    (tmp_path / "e.zip").write_bytes(data.replace(b"a", b"\0"))  # zipfile ends a name there
+    nameless, other = members(tmp_path / "e.zip")
+    with pytest.raises(HeartnetError, match=r"e\.zip/ holds a file without a name"):
+        nameless.open()
+    assert other.open().read() == b"y"
+
+
 def test_control_characters_stay_out_of_messages(tmp_path: Path) -> None:
     assert [member.name for member in members(make_zip(tmp_path / "e.zip", {"\x1b[2Jx\n.xml": b""}))] == ["�[2Jx�.xml"]
 

@@ -32,7 +32,18 @@ WHOLE_BYTES = 512 << 20
 
 _CONTENTS_BYTES = 64 << 20  # of a zip's table of contents, about 600,000 names; it is held in memory
 _METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard"}
-_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, OverflowError, RuntimeError)
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    OverflowError,
+    RuntimeError,
+)
+"""What zipfile raises for one damaged byte or another, as a fuzz test found."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +147,7 @@ def _in_zip(path: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
     free = FREE_BYTES
     for info in archive.infolist():
         name = _printable(info.filename.replace("\\", "/"))
-        if info.is_dir() or not wanted(name):
+        if name.endswith("/") or not wanted(name):
             continue
         refused = _refused(info, name)
         if info.header_offset in overlapping:
@@ -201,6 +212,8 @@ def _overlapping(archive: zipfile.ZipFile) -> set[int]:
 
 
 def _refused(info: zipfile.ZipInfo, name: str) -> str | None:
+    if not name:
+        return "holds a file without a name, which is not read"
     if name.startswith("/") or ".." in PurePosixPath(name).parts or re.match(r"[A-Za-z]:", name):
         return "has a name that climbs out of the archive, and is not read"
     if stat.S_ISLNK(info.external_attr >> 16):

@@ -183,30 +183,31 @@ class Tally:
     def _add_inputs(
         self, inputs: Float[Tensor, "week time channel"], valid: Bool[Tensor, "week time"] | None, *, keep: bool
     ) -> None:
-        finite = inputs.isfinite()
-        wrong = ~finite if valid is None else ~finite & valid[..., None]
-        self.bad = _plus(self.bad, wrong.sum(dim=(0, 1)))
+        values = inputs.transpose(1, 2).contiguous()  # time last: reductions over it are several times faster
+        finite = values.isfinite()
+        inside = finite if valid is None else finite & valid[:, None]
+        wrong = (values.shape[0] * values.shape[2] if valid is None else valid.sum()) - inside.sum(dim=(0, 2))
+        self.bad = _plus(self.bad, wrong)
         every = -(-inputs.numel() // _MOST_VALUES)  # of very large inputs, such as pictures, every n-th value
-        inside = finite if valid is None else finite & valid[..., None]
-        inside = inside[:, ::every]
+        values, inside = values[..., ::every], inside[..., ::every]
         precise = torch.float32 if inputs.device.type == "mps" else torch.float64
-        values = torch.where(inside, inputs[:, ::every], 0).to(precise)
-        sums = [inside, values, values * values, (values == 0) & inside]
-        self._sums = _plus(self._sums, torch.stack([each.sum(dim=(0, 1)).to(precise) for each in sums]))
-        flat = values.flatten(0, 1)
-        self._cross = _plus(self._cross, flat.T @ flat)
-        lowest = torch.where(inside, values, torch.inf).amin(dim=1)
-        highest = torch.where(inside, values, -torch.inf).amax(dim=1)
+        count, exact = inside.sum(dim=2), torch.where(inside, values, 0).to(precise)
+        total, cross = exact.sum(dim=2), (exact @ exact.transpose(1, 2)).sum(dim=0)
+        zeros = count - exact.count_nonzero(dim=2)
+        sums = [count, total, exact.square().sum(dim=2), zeros]
+        self._sums = _plus(self._sums, torch.stack([each.sum(dim=0).to(precise) for each in sums]))
+        self._cross = _plus(self._cross, cross)
+        lowest = torch.where(inside, values, torch.inf).amin(dim=2).to(precise)
+        highest = torch.where(inside, values, -torch.inf).amax(dim=2).to(precise)
         spans = torch.stack([lowest.amin(dim=0), -highest.amax(dim=0)])
         self._range = spans if self._range is None else torch.minimum(self._range, spans)
         if keep:
-            count = inside.sum(dim=1).clamp(min=1)
-            steps = torch.arange(values.shape[1], device=values.device)[:, None]
-            end = torch.where(inside, steps, 0).amax(dim=1, keepdim=True)
-            ends = [values[:, 0], values.gather(1, end)[:, 0]]
-            self._kept["summaries"].append(torch.stack([values.sum(dim=1) / count, lowest, highest, *ends], dim=2))
+            end = exact.shape[2] - 1 - inside.flip(2).int().argmax(dim=2, keepdim=True)
+            ends = [exact[..., 0], exact.gather(2, end)[..., 0]]
+            kept = [total / count.clamp(min=1), lowest, highest, *ends]
+            self._kept["summaries"].append(torch.stack(kept, dim=2))
         if self.sketch and sum(map(len, self._kept["sketches"])) < _MOST_SKETCHES:
-            self._kept["sketches"].append(_sketch(values, inside))
+            self._kept["sketches"].append(_sketch(exact, inside))
 
     def read(self) -> Numbers | None:
         """Return the sums; None if no inputs came. This waits for the device."""
@@ -252,13 +253,13 @@ def _plus(total: Tensor | None, more: Tensor) -> Tensor:
 
 
 def _sketch(
-    values: Float[Tensor, "week time channel"], inside: Bool[Tensor, "week time channel"]
+    values: Float[Tensor, "week channel time"], inside: Bool[Tensor, "week channel time"]
 ) -> Float[Tensor, "week channel quantile"]:
     """Return values at even steps through the sorted valid ones; NaN for a channel without any."""
-    ordered = torch.where(inside, values, torch.inf).transpose(1, 2).sort(dim=2).values
-    count = inside.sum(dim=1)[..., None]
+    ordered = torch.where(inside, values, torch.inf).sort(dim=2).values
+    count = inside.sum(dim=2)[..., None]
     share = (torch.arange(QUANTILES, device=values.device) + 0.5) / QUANTILES
-    found = ordered.gather(2, (share * count).long().clamp(max=values.shape[1] - 1))
+    found = ordered.gather(2, (share * count).long().clamp(max=values.shape[2] - 1))
     return torch.where(count > 0, found, torch.nan)
 
 

@@ -13,7 +13,7 @@ import polars as pl
 
 from heartnet.errors import HeartnetError
 
-ROWS_IN_MEMORY = 1_000_000
+ROWS_IN_MEMORY = 300_000
 """Readings held before they go to disk; about 45 bytes each, and some copies of that."""
 
 WEEK = 7 * 86_400_000_000

@@ -325,7 +325,16 @@ def test_bad_records_are_counted_with_their_places(tmp_path: Path, reason: str) 
         read(path, strict=True)
 
 
-def test_local_time_is_that_of_the_latest_time_zone_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [1_000_000, 2])
+def test_local_time_is_that_of_the_latest_time_zone_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    monkeypatch.setattr(apple_health, "_MOST_KEPT", kept)
+    monkeypatch.setattr(apple_health, "_ROWS", 2)
+    monkeypatch.setattr(apple_health, "_ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(apple_xml, "_READ_BYTES", 300)
+    monkeypatch.setattr(apple_xml, "_NEAR", 100)
+    monkeypatch.setattr(apple_xml, "_BEGIN_BYTES", 300)
     elements = [
         record(start="2020-01-10 12:00:00 -0700", value="50"),  # before all: Berlin in winter
         record(start="2020-07-10 12:00:00 -0700", value="51"),  # Berlin in summer

@@ -16,7 +16,8 @@ which are not read. Read are, in any order:
 Records in a `<Correlation>` stand in the file a second time, and are read once. Dates (`2018-09-10 02:28:55 -0700`)
 are right as instants, but all carry the offset in force when the export was made, so that local time is an hour off
 for half of the year, and further on journeys. Local time is therefore that of `--time-zone`; else that of the
-`HKTimeZone` entries of sleep records and workouts, which a first pass through the file collects; else as written.
+`HKTimeZone` entries of sleep records and workouts, which may stand behind the readings that need them: these wait, and
+where they become too many, the rest of the file is searched for time zones first; else it is as written.
 
 Nothing is unpacked to disk, and memory does not grow with the file. A person's names for their devices are not kept.
 """
@@ -44,12 +45,12 @@ from heartnet.sources.apple_xml import Document, attributes, tags_with, unescape
 from heartnet.sources.archives import Member, members
 
 _ROWS = 250_000  # readings handed in at once
+_MOST_KEPT = 1_000_000  # readings kept until all time zones are known, in 40 MB
 _ROWS_AT_ONCE = 20_000  # as Python objects, of which there should not be too many
 _TEXT_AT_ONCE = 1 << 25  # bytes of text that such objects are taken from
 _LONGEST_TIME = 40  # bytes of a date that are kept
 _MOST_DEVICES = 10_000  # names and models as written, that are kept
 _LONGEST_DEVICE = 1000  # bytes of these
-_FIRST_PASS = 0.25  # of the time that reading takes, for the progress
 
 _FACTORS = {
     (b"HeartRate", b"count/min"): 1.0,
@@ -134,6 +135,7 @@ class _Export:
         self.intake = intake
         self.file = intake.file(self.name)
         self.zones = Zones()
+        self.zones_known = intake.zone is not None  # or need not be
         self.row = 0
         self.frames: list[pl.DataFrame] = []
         self.events: list[tuple[str, bytes, bytes]] = []
@@ -142,13 +144,11 @@ class _Export:
         self.known_me = False
 
     def read(self) -> None:
-        if self.intake.zone is None:
-            with suppress(HeartnetError):  # the second pass comes to the same, and says so
-                for text in self._pieces(0, _FIRST_PASS):
-                    self.zones.add(text, self.name)
         rows: list[Record] = []
         held = 0
-        for text in self._pieces(0 if self.intake.zone else _FIRST_PASS, 1):
+        for text in self._pieces():
+            if not self.zones_known:
+                self.zones.add(text, self.name)
             self._person(text)
             self._events(text)
             rows += find_records(text, self.name)
@@ -159,28 +159,37 @@ class _Export:
             if len(self.events) >= _ROWS:
                 self._hand_in_events()
         self._take(rows)
+        self.zones_known = True
         self._hand_in()
         self._hand_in_events()
         self._account()
 
-    def _pieces(self, begin: float, end: float) -> Iterator[bytes]:
-        """Yield the pieces of the document, and tell the progress as that part of the file."""
-        told, seen, size = int(begin * self.member.size), 0, self.member.size
+    def _pieces(self) -> Iterator[bytes]:
+        """Yield the pieces of the document, tell the progress, and count what else there is to say of it."""
+        told, seen, size = 0, 0, self.member.size
+        account = self.intake.account
         with self.member.open() as stream:
             document = Document(stream, self.name)
-            for text in document if end == 1 else document.uncleaned():
+            for text in document:
                 yield text
+                repeated = count_records(document.correlations)
+                account.note("rows", "noted: in a correlation, which only repeats records", repeated)
                 seen += len(text) + len(document.correlations)
-                now = int(size * (begin + (end - begin) * min(seen / max(self.member.length, 1), 1)))
-                self.intake.read(self.member.source.name, max(now - told, 0))
-                told = max(now, told)
-                if end == 1 and document.correlations:
-                    repeated = count_records(document.correlations)
-                    self.intake.account.note("rows", "noted: in a correlation, which only repeats records", repeated)
-        self.intake.read(self.member.source.name, max(int(size * end) - told, 0))
-        if end == 1 and (document.failed or not document.ended):
+                now = int(size * min(seen / max(self.member.length, 1), 1))
+                self.intake.read(self.member.source.name, now - told)
+                told = now
+        self.intake.read(self.member.source.name, size - told)
+        if document.failed or not document.ended:
             why = document.failed or f"{self.name} has no </HealthData> at its end; export it again for the rest"
-            self.intake.account.bad("files", "noted: ends early; what could be read is kept", 1, [why])
+            account.bad("files", "noted: ends early; what could be read is kept", 1, [why])
+
+    def _find_all_zones(self) -> None:
+        """Collect the time zones of the whole document, of which the part read so far has too many readings to keep."""
+        self.zones, self.zones_known = Zones(), True
+        with suppress(HeartnetError), self.member.open() as stream:  # when it is read on, that comes to the same error
+            for text in Document(stream, self.name).uncleaned():
+                self.zones.add(text, self.name)
+                self.intake.read(f"time zones of {self.member.source.name}", 0)
 
     def _person(self, text: bytes) -> None:
         found = None if self.known_me else re.search(rb"<Me(?=\s)", text)
@@ -253,7 +262,7 @@ class _Export:
         kept = self._checked(
             rows,
             {
-                "record not readable": np.fromiter(map(bool, kinds), np.bool_, len(rows)),
+                "record not readable": np.fromiter(map(b"".__ne__, kinds), np.bool_, len(rows)),
                 "time not readable": readable,
                 "time before 1970 or after 2099": usable,
                 "unit not known": np.isfinite(factor),
@@ -277,7 +286,7 @@ class _Export:
         ).with_columns(pl.col("heart_rate", "steps", "duration").fill_nan(None))
         self.row += len(rows)
         self.frames.append(frame.filter(kept))
-        if sum(map(len, self.frames)) >= _ROWS:
+        if sum(map(len, self.frames)) >= (_ROWS if self.zones_known else _MOST_KEPT):
             self._hand_in()
 
     def _checked(self, rows: Sequence[Record], good: dict[str, npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:
@@ -310,23 +319,28 @@ class _Export:
         return numbers
 
     def _hand_in(self) -> None:
-        if not self.frames:
-            return
-        frame = pl.concat(self.frames).with_columns(
-            user_id=pl.lit(self.user), instant=pl.lit(True), file=pl.lit(self.file, pl.UInt32)
-        )
-        self.frames = []
+        """Hand in the readings, with the local time that the zones tell."""
+        if not self.zones_known:
+            self._find_all_zones()
+        while self.frames:
+            frames: list[pl.DataFrame] = []
+            while self.frames and sum(map(len, frames)) < _ROWS:
+                frames.append(self.frames.pop(0))
+            frame = pl.concat(frames).with_columns(
+                user_id=pl.lit(self.user), instant=pl.lit(True), file=pl.lit(self.file, pl.UInt32)
+            )
+            self.intake.readings(self._localised(frame))
+
+    def _localised(self, frame: pl.DataFrame) -> pl.DataFrame:
         if self.intake.zone is not None:
-            frame = frame.with_columns(utc_offset=pl.lit(None, pl.Int32))
-        elif self.zones.names:
-            offsets = self.zones.offsets(frame["time"].cast(pl.Int64).to_numpy())
-            frame = frame.with_columns(utc_offset=pl.Series(offsets))
-            what = "noted: local time by the time zones of sleep and workouts in the export"
-            self.intake.account.note("rows", what, len(frame), self.zones.names[:3])
-        else:
+            return frame.with_columns(utc_offset=pl.lit(None, pl.Int32))
+        if not self.zones.names:
             what = "noted: local time by the offset at the time of export (say where, with --time-zone)"
             self.intake.account.note("rows", what, len(frame))
-        self.intake.readings(frame)
+            return frame
+        what = "noted: local time by the time zones of sleep and workouts in the export"
+        self.intake.account.note("rows", what, len(frame), self.zones.names[:3])
+        return frame.with_columns(utc_offset=pl.Series(self.zones.offsets(frame["time"].cast(pl.Int64).to_numpy())))
 
     def _account(self) -> None:
         account = self.intake.account

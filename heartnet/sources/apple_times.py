@@ -26,8 +26,9 @@ LAST = 4_102_444_800_000_000
 _FURTHEST = 18 * 3600  # seconds from UTC
 _MOST_ZONES = 2_000_000
 _LENGTH = 25  # of 2018-09-10 02:28:55 -0700
-_DIGITS = [at for at, letter in enumerate("dddd-dd-dd dd:dd:dd sdddd") if letter == "d"]
+_IS_DIGIT = np.array([letter == "d" for letter in "dddd-dd-dd dd:dd:dd sdddd"])
 _MARKS = {4: "-", 7: "-", 10: " ", 13: ":", 16: ":", 19: " "}
+_MONTHS = np.arange("0000-01", "10000-02", dtype="datetime64[M]").astype("datetime64[D]").astype(np.int64)
 _COMPACT = r"^(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)([+-]\d{4})$"
 _START = re.compile(rb"""startDate\s*=\s*["']([^"'<]*)["']""")
 
@@ -74,28 +75,27 @@ _Parsed = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.boo
 def _usual(texts: Sequence[bytes]) -> _Parsed:
     letters = np.frombuffer(b"".join(texts), np.uint8).reshape(len(texts), _LENGTH)
     digits = letters - np.uint8(ord("0"))  # wraps around, so that all that are not digits are above 9
-    readable = (digits[:, _DIGITS] <= 9).all(axis=1)
+    readable = ((digits <= 9) == _IS_DIGIT).all(axis=1)
     for at, mark in _MARKS.items():
         readable &= letters[:, at] == ord(mark)
     west = letters[:, 20] == ord("-")
     readable &= west | (letters[:, 20] == ord("+"))
-    tens = digits.astype(np.int32)
 
-    def two(at: int) -> npt.NDArray[np.int32]:
-        return tens[:, at] * 10 + tens[:, at + 1]
+    def two(at: int) -> npt.NDArray[np.uint8]:
+        return digits[:, at] * np.uint8(10) + digits[:, at + 1]
 
-    year, month, day = two(0) * 100 + two(2), two(5), two(8)
+    century, year, month, day = two(0), two(2), two(5), two(8)
     hour, minute, second, zone_hour, zone_minute = two(11), two(14), two(17), two(21), two(23)
-    readable &= (year >= 1) & (month >= 1) & (month <= 12) & (day >= 1)
+    readable &= (month >= 1) & (month <= 12) & (day >= 1)
     readable &= (hour < 24) & (minute < 60) & (second < 60) & (zone_minute < 60)
-    months = np.where(readable, (year - 1970) * 12 + month - 1, 0).astype(np.int64)
-    first = months.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
-    after = (months + 1).astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
-    readable &= day <= after - first
-    offsets = np.where(west, -1, 1) * (zone_hour * 3600 + zone_minute * 60)
-    readable &= np.abs(offsets) <= _FURTHEST
-    seconds = (first + day - 1) * 86_400 + hour * 3600 + minute * 60 + second - offsets
-    return np.where(readable, seconds * 1_000_000, 0), np.where(readable, offsets, 0).astype(np.int32), readable
+    months = np.where(readable, (century.astype(np.int32) * 100 + year) * 12 + month - 1, 0)
+    days = _MONTHS[months] + day
+    readable &= days <= _MONTHS[months + 1]
+    offsets = (zone_hour.astype(np.int32) * 60 + zone_minute) * 60
+    readable &= offsets <= _FURTHEST
+    offsets = np.where(readable, np.where(west, -offsets, offsets), 0)
+    minutes = ((days - 1) * 24 + hour) * 60 + minute
+    return np.where(readable, (minutes * 60 + second - offsets) * 1_000_000, 0), offsets, readable
 
 
 def _unusual(texts: Sequence[bytes]) -> _Parsed:

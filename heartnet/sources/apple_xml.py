@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from heartnet.errors import HeartnetError
 
 _READ_BYTES = 1 << 20  # small enough for a processor's cache, in which a text is searched several times
+_BEGIN_BYTES = 1 << 12
 _LONGEST = 1 << 24  # bytes of a tag or comment
 _LONGEST_PROLOG = 1 << 20
 _NEAR = 1 << 16  # so near to the end of a piece a record is left to the next, with what is nested in it
@@ -71,7 +72,7 @@ class Document:
         self.ended = False
         self._inside = False  # a correlation
         self._stream = stream
-        begins = stream.read(1 << 12)
+        begins = stream.read(_BEGIN_BYTES)
         self._decoder = _decoder(begins, name)
         self._begin = self._read_prolog(begins)
 

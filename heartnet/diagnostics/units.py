@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from scipy.stats import rankdata, t
 
-from heartnet.diagnostics.activations import Activations
+from heartnet.diagnostics.heatmap import Rows
 from heartnet.diagnostics.signals import at_positions
 
 LAGS: tuple[int, ...] = (-32, -16, -8, -4, 0, 4, 8, 16, 32)
@@ -70,7 +70,7 @@ class Meaning:
 
 
 def unit_meanings(
-    layers: Sequence[Activations],
+    layers: Sequence[Rows],
     signals: Sequence[Signals],
     *,
     lags: Sequence[int] = LAGS,
@@ -88,7 +88,7 @@ def unit_meanings(
     All shifts of all units come from one Fourier transform of ranks; ties have their mean rank.
 
     Args:
-        layers: over the same weeks; those of `heartnet.diagnostics.activations.collect`, the inputs first as a layer
+        layers: over the same weeks; those of `heartnet.diagnostics.heatmap.collect`, the inputs first as a layer
             `inputs` if they are to be told from units.
         signals: of each week, by name.
         lags: in readings.

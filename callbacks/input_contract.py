@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as lightning
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -61,6 +62,14 @@ class InputContract(lightning.Callback):
         HeartnetError: an argument that cannot work.
     """
 
+    SCALARS: ClassVar[Mapping[str, Sequence[str]]] = {
+        **{
+            f"{what} by channel": [rf"input_contract/[^/]+/{what}/"] for what in ("mean", "spread", "lowest", "highest")
+        },
+        "base rate": [r"input_contract/[^/]+/base_rate/"],
+        "weeks": [r"input_contract/[^/]+/weeks$"],
+    }
+
     def __init__(self, look_ahead: int = 8, every_n_batches: int = 50) -> None:
         if look_ahead < 0:
             raise HeartnetError(f"callbacks.input_contract.look_ahead={look_ahead}: must be at least 0")
@@ -69,17 +78,16 @@ class InputContract(lightning.Callback):
         self.look_ahead, self.every_n_batches = look_ahead, every_n_batches
         self.contract: Contract | None = None
         self._pending: list[Finding] = []
-        self._hook: RemovableHandle | None = None
-        self._awaited = False  # a batch is on its way to the network
+        self._hook: RemovableHandle | None = None  # while a batch is on its way to the network
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        del pl_module
         loaders = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
         data = _data_of(trainer)
         self.contract = Contract(None if data is None else held_by(data), read_every=self.every_n_batches)
         if data is not None and len(data.rows["test"]):
             loaders["test"] = data.test_dataloader()
         self._begin(trainer, self.contract, loaders)
-        self._hook_on(pl_module, trainer)
 
     def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         del pl_module
@@ -91,9 +99,11 @@ class InputContract(lightning.Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        del pl_module
         self._see(trainer, "train", batch, batch_idx == 0)
-        self._awaited = True
+        self._watch(trainer, pl_module)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._unhook()
 
     def on_validation_batch_start(
         self,
@@ -168,27 +178,29 @@ class InputContract(lightning.Callback):
             publish(self._pending, trainer)
             self._pending = []
 
-    def _hook_on(self, pl_module: lightning.LightningModule, trainer: lightning.Trainer) -> None:
-        """Look at the first call of the network after each training batch: augmentation comes in between."""
-        network = getattr(pl_module, "network", None)
+    def _watch(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Look at what the network is first called with after a training batch: augmentation comes in between."""
+        own = getattr(pl_module, "network", None)
+        network = own if isinstance(own, nn.Module) else pl_module
+        compiled = hasattr(network, "_orig_mod") or getattr(pl_module, "_compiler_ctx", None) is not None
+        if compiled or isinstance(network, torch.jit.ScriptModule):
+            return  # a hook would break the graph
 
         def look(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self._awaited and self.contract is not None:
-                self._awaited = False
+            self._unhook()
+            if self.contract is not None:
                 given = [each for part in (*args, *kwargs.values()) for each in _tensors(part)]
                 read = trainer.global_step % self.every_n_batches == 0
                 found = self.contract.see_at_network("train", parts_of(given), read=read)
                 self._publish(trainer, found, now=trainer.world_size == 1)
 
         self._unhook()
-        self._hook = (network if isinstance(network, nn.Module) else pl_module).register_forward_pre_hook(
-            look, with_kwargs=True
-        )
+        self._hook = network.register_forward_pre_hook(look, with_kwargs=True)
 
     def _unhook(self) -> None:
         if self._hook is not None:
             self._hook.remove()
-        self._hook, self._awaited = None, False
+        self._hook = None
 
 
 def held_by(data: WeeksDataModule) -> Held:

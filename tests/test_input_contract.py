@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -20,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from callbacks.input_contract import InputContract
 from heartnet.account import Account
+from heartnet.cli import main as heartnet
 from heartnet.datamodule import SimulatedData, StoredData, WeeksDataModule
 from heartnet.errors import HeartnetError
 from heartnet.findings import Finding, read_jsonl
@@ -39,6 +43,7 @@ pytestmark = [
 ]
 
 Batch = dict[str, Tensor]
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 class Small(lightning.LightningModule):
@@ -547,6 +552,40 @@ def test_other_kinds_of_batches(tmp_path: Path) -> None:
     assert stream.starts == 1  # not looked at ahead
 
 
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {"inputs": torch.randn(4, 5).to_sparse(), "y": torch.zeros(4)},
+        {"inputs": torch.randn(4, 9, 2), "lengths": torch.ones(4, 1), "names": ["a"] * 4},
+        [torch.randn(3, 20, 30), torch.randn(3, 25, 15), {"boxes": torch.zeros(2, 4)}],
+        torch.randn(2, 20_000),
+        (torch.randn(2, 3), torch.randn(2, 5000)),
+        (torch.randn(0, 5), torch.randn(0, 1)),
+        torch.view_as_complex(torch.randn(4, 5, 2)),
+        torch.tensor(3.0),
+        "text",
+    ],
+    ids=["sparse", "lengths", "boxes", "wide", "many targets", "empty", "complex", "a number", "text"],
+)
+def test_batches_of_which_nothing_is_known(tmp_path: Path, batch: Any) -> None:
+    class Anything(Small):
+        def training_step(self, batch: Any, index: int) -> Tensor:
+            del batch, index
+            out: Tensor = self.network(torch.zeros(1, 3)).sum()
+            return out
+
+    class Batches(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> Any:
+            return batch
+
+    loader = DataLoader(Batches(), batch_size=None, collate_fn=lambda each: each)
+    trainer_of(tmp_path, [InputContract()], max_steps=-1, max_epochs=2).fit(Anything(3, 2), loader)
+    assert not {each.where for each in read_jsonl(tmp_path / "findings.jsonl") if each.status == "fail"}
+
+
 def weights(folder: Path, callbacks: list[Any], make: Callable[[], tuple[Any, ...]], **options: Any) -> list[Any]:
     torch.manual_seed(0)
     np.random.seed(0)
@@ -705,3 +744,70 @@ def test_half_precision_rounds_and_is_no_fault(tmp_path: Path, precision: str) -
 def test_arguments_that_cannot_work(argument: str, value: int) -> None:
     with pytest.raises(HeartnetError, match=f"callbacks.input_contract.{argument}={value}: must be at least"):
         InputContract(**{argument: value})
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path) -> None:
+    """Findings wait for the end of an epoch, where all processes are."""
+    script = f"""
+import torch
+from test_input_contract import InputContract, Small, pairs, trainer_of
+if __name__ == "__main__":
+    options = {{"devices": 2, "strategy": "ddp_spawn", "max_steps": -1, "max_epochs": 2}}
+    trainer = trainer_of({str(tmp_path)!r}, [InputContract()], **options)
+    wrong = lambda x, _: x[3, 5:9, 1].fill_(torch.inf)
+    trainer.fit(Small(3, 2), pairs(64, change=wrong), pairs(32, 1))
+"""
+    (tmp_path / "script.py").write_text(script)
+    tests = Path(__file__).parent
+    paths = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, tmp_path / "script.py"], env=paths, check=True, timeout=120, capture_output=True)
+    assert set(faults(read_jsonl(tmp_path / "findings.jsonl"))) <= {"train/channel_1/nan"}
+
+
+RECORDINGS: dict[str, tuple[list[str], Any, dict[str, Any]]] = {
+    "afdb": (
+        ["@heart_rate.csv.gz", "--time", "seconds", "--time-unit", "s", "--by", "4096", "--label-intervals",
+         "@rhythms.csv", "--condition", "atrial_fibrillation=rhythm:AFIB"],
+        Conditions, {},
+    ),
+    "applewatch": (
+        ["@hr.csv", "@steps.csv", "--time", "Start_Date+Start_Time", "--heart-rate", "Value", "--steps", "Steps"],
+        Synthetic, {"split_by": "week"},
+    ),
+    "cgmacros": (
+        ["@CGMacros-*.csv.gz", "--user-from-filename", r"CGMacros-(\d+)", "--labels", "@bio.csv", "--people",
+         "@bio.csv", "--condition", "diabetes=A1c PDL (Lab)>=6.5"],
+        Conditions, {},
+    ),
+}  # fmt: skip
+
+
+def prepared(folder: str, out: Path, *more: str) -> Path:
+    """Prepare recordings; `@` is a file among them, or several with a `*`."""
+    if not (DATA / folder).is_dir():
+        pytest.skip(f"the recordings of {folder} are not at {DATA}")
+    words = [
+        str(path)
+        for word in RECORDINGS[folder][0]
+        for path in (sorted((DATA / folder).glob(word[1:])) if word.startswith("@") else [word])
+    ]
+    assert heartnet(["prepare", "table", *words, *more, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.mark.parametrize("folder", RECORDINGS)
+def test_real_recordings_give_nothing(tmp_path: Path, folder: str) -> None:
+    path = prepared(folder, tmp_path / "weeks")
+    _, task, options = RECORDINGS[folder]
+    for seed in range(3):
+        data = StoredData(task(), path=path, split_seed=seed, mask_channel=seed == 1, batch_size=16, **options)
+        found = findings(tmp_path / str(seed), data, max_steps=-1, max_epochs=1)
+        assert faults(found) == {}
+        assert {each.where for each in found} == {"rows", "people", "labels", "channels", "round trip"}
+
+
+def test_a_preparation_that_drops_nearly_all(tmp_path: Path) -> None:
+    path = prepared("cgmacros", tmp_path / "weeks", "--min-wear-hours", "145")
+    found = faults(findings(tmp_path, StoredData(Conditions(), path=path, split_by="week")))
+    assert "worn less than 145 h" in found["rows/prepared weeks"]

@@ -21,13 +21,14 @@ from heartnet.diagnostics.contract_checks import (
     check_targets,
     check_values,
 )
-from heartnet.diagnostics.contract_data import CHECK, Held, check_data, data_passes, problem
-from heartnet.diagnostics.round_trip import RoundTrip
+from heartnet.diagnostics.contract_data import CHECK, UNITS, Held, check_data, data_passes, problem
+from heartnet.diagnostics.round_trip import TOLERANCE, RoundTrip
 from heartnet.findings import Finding, Status
 from heartnet.scaling import METADATA
 
 _RANK: dict[Status, int] = {"fail": 0, "warn": 1, "pass": 2}
 _MOST_SCALARS = 16
+_MOST_NAMES = 256  # channels that are looked at for a leaked label
 _FEW = 32  # weeks of a split by which to tell whether the data's own channel is constant
 _ENOUGH_VALUES = 16
 
@@ -140,7 +141,7 @@ class Contract:
         if state.before is None or (whole and split == "train"):
             state.before = numbers
         found = self._verdicts(split, numbers, whole=True)
-        if state.epoch.odd:
+        if state.epoch.odd and self.held is not None:
             message = f"{state.epoch.odd:,} batches of {split} have another number of channels than the first"
             found.append(problem(f"{split}/channels", state.epoch.odd, 0, "batches", message))
         if self.held is not None and whole and numbers.index is not None:
@@ -164,11 +165,14 @@ class Contract:
                 found.append(Finding(CHECK, "pass", "labels", weeks, None, "weeks", text))
         if self.round_trip is not None and self.round_trip.ok and self.round_trip.weeks:
             trip = self.round_trip
-            worst = ", ".join(f"{name} {value:.2g}" for name, value in trip.worst.items())
+            units = {name: UNITS.get(name, "") for name in trip.worst}
+            worst = ", ".join(f"{name} {value:.2g} {units[name]}" for name, value in trip.worst.items())
             text = f"{trip.weeks:,} weeks, {trip.readings:,} readings, back in natural units: largest error {worst}"
-            found.append(Finding(CHECK, "pass", "round trip", max(trip.worst.values(), default=0), None, "", text))
+            bpm = max((trip.worst[name] for name, unit in units.items() if unit == "bpm"), default=0.0)
+            found.append(Finding(CHECK, "pass", "round trip", bpm, TOLERANCE, "bpm", text))
         if not groups - {"rows", "people", "duplicates"}:
-            found.append(Finding(CHECK, "pass", "channels", None, None, "", f"no fault in {counts}"))
+            weeks = sum(each.weeks for each in seen.values())
+            found.append(Finding(CHECK, "pass", "channels", weeks, None, "weeks", f"no fault in {counts}"))
         return found
 
     def _split(self, split: str) -> _Split:
@@ -263,7 +267,11 @@ class Contract:
         parts = [each for each in read if each is not None and each.targets is not None]
         known = [each.targets for each in parts if each.targets is not None]
         alike = len({(*each.summaries.shape[1:], one.shape[1]) for each, one in zip(parts, known, strict=True)}) == 1
-        if not alike or any(len(each.summaries) != len(one) for each, one in zip(parts, known, strict=True)):
+        if (
+            len(names) > _MOST_NAMES
+            or not alike
+            or any(len(each.summaries) != len(one) for each, one in zip(parts, known, strict=True))
+        ):
             return []
         summaries, labels = np.concatenate([each.summaries for each in parts]), np.concatenate(known)
         fields = [each.metadata for each in parts if each.metadata is not None]

@@ -21,7 +21,9 @@ _INPUTS = ("inputs", "input", "x", "features", "data", "signal")
 _TARGETS = ("targets", "target", "labels", "label", "y")
 _LENGTHS = ("lengths", "length")
 _MOST_VALUES = 1 << 21
-_MOST_WEEKS = 8192
+_MOST_KEPT = 1 << 23
+_MOST_TARGETS = 64
+_MOST_CHANNELS = 1024
 _MOST_SKETCHES = 256
 
 
@@ -54,10 +56,12 @@ def parts_of(batch: Any) -> Parts:
     the shorter of the last two is the channels, unless the batch has lengths.
     """
     named = dict(batch) if isinstance(batch, Mapping) else dict(enumerate(_listed(batch)))
-    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor) and value.dim() > 0}
+    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor) and _plain(value)}
     floats = {name: value for name, value in tensors.items() if value.is_floating_point() and value.dim() >= 2}
     which = next((name for name in (*_INPUTS, *floats) if name in floats), None)
     lengths = next((tensors[name] for name in _LENGTHS if name in tensors), None)
+    if lengths is not None and (which is None or lengths.shape != tensors[which].shape[:1]):
+        lengths = None
     inputs = None if which is None else _sequence(tensors[which].detach(), has_lengths=lengths is not None)
     weeks = len(next(iter(tensors.values()))) if inputs is None and tensors else 0 if inputs is None else len(inputs)
     rest = {name: value for name, value in tensors.items() if name != which and len(value) == weeks and value.dim() < 3}
@@ -75,6 +79,12 @@ def parts_of(batch: Any) -> Parts:
         metadata=metadata.detach() if metadata is not None and metadata.dim() == 2 else None,
         weeks=weeks,
     )
+
+
+def _plain(value: Tensor) -> bool:
+    """Tell whether a tensor holds real numbers one after the other: not sparse, nested, empty, or without memory."""
+    odd = value.layout != torch.strided or value.is_nested or value.is_meta or value.is_complex()
+    return not odd and value.numel() > 0 and value.dim() > 0
 
 
 def _listed(batch: Any) -> list[Any]:
@@ -101,7 +111,7 @@ class Numbers:
         count: `[channel]`, how many were finite.
         zeros: `[channel]`, how many were exactly 0.
         mean, std, lowest, highest: `[channel]`; NaN, and lowest above highest, without values.
-        correlation: `[channel, channel]`; NaN where one is constant.
+        correlation: `[channel, channel]`; NaN where one is constant; empty for more than a thousand channels.
         summaries: `[week, channel, summary]` of the first weeks; summaries as in `SUMMARIES`.
         targets, metadata: `[week, …]` of the same weeks; None if batches had none.
         index: `[week]` of all weeks; None if batches had none.
@@ -118,7 +128,7 @@ class Numbers:
     std: Float64[np.ndarray, " channel"]
     lowest: Float64[np.ndarray, " channel"]
     highest: Float64[np.ndarray, " channel"]
-    correlation: Float64[np.ndarray, "channel channel"]
+    correlation: Float64[np.ndarray, "some some"]
     summaries: Float64[np.ndarray, "week channel summary"]
     targets: Float64[np.ndarray, "week target"] | None
     metadata: Float64[np.ndarray, "week field"] | None
@@ -140,6 +150,7 @@ class Tally:
     def __init__(self, *, sketch: bool = False) -> None:
         self.sketch = sketch
         self.batches = self.weeks = 0
+        self._kept_values = 0
         self.odd = 0  # batches with another number of channels than the first
         self.bad: Tensor | None = None
         self._sums: Tensor | None = None
@@ -153,23 +164,25 @@ class Tally:
 
     def add(self, parts: Parts) -> None:
         """Add a batch."""
-        first = self.weeks < _MOST_WEEKS
+        keep = self._kept_values < _MOST_KEPT
+        if parts.inputs is not None:
+            self._kept_values += parts.weeks * parts.inputs.shape[2] * len(SUMMARIES)
         self.batches += 1
         self.weeks += parts.weeks
         if parts.index is not None:
             self._kept["index"].append(parts.index.detach().clone())
         if parts.metadata is not None:
             self._bad_metadata = _plus(self._bad_metadata, (~parts.metadata.isfinite()).sum())
-            if first:
+            if keep:
                 self._kept["metadata"].append(parts.metadata.clone())
-        if parts.targets is not None:
-            self._add_targets(parts.targets, keep=first)
+        if parts.targets is not None and parts.targets.shape[1] <= _MOST_TARGETS:
+            self._add_targets(parts.targets, keep=keep)
         if parts.inputs is None or not parts.inputs.numel():
             return
         if self.bad is not None and len(self.bad) != parts.inputs.shape[2]:
             self.odd += 1
             return
-        self._add_inputs(parts.inputs, parts.valid, keep=first)
+        self._add_inputs(parts.inputs, parts.valid, keep=keep)
 
     def _add_targets(self, targets: Float[Tensor, "week target"], *, keep: bool) -> None:
         known = ~targets.isnan()
@@ -192,11 +205,12 @@ class Tally:
         values, inside = values[..., ::every], inside[..., ::every]
         precise = torch.float32 if inputs.device.type == "mps" else torch.float64
         count, exact = inside.sum(dim=2), torch.where(inside, values, 0).to(precise)
-        total, cross = exact.sum(dim=2), (exact @ exact.transpose(1, 2)).sum(dim=0)
+        total = exact.sum(dim=2)
         zeros = count - exact.count_nonzero(dim=2)
         sums = [count, total, exact.square().sum(dim=2), zeros]
         self._sums = _plus(self._sums, torch.stack([each.sum(dim=0).to(precise) for each in sums]))
-        self._cross = _plus(self._cross, cross)
+        if exact.shape[1] <= _MOST_CHANNELS:
+            self._cross = _plus(self._cross, (exact @ exact.transpose(1, 2)).sum(dim=0))
         lowest = torch.where(inside, values, torch.inf).amin(dim=2).to(precise)
         highest = torch.where(inside, values, -torch.inf).amax(dim=2).to(precise)
         spans = torch.stack([lowest.amin(dim=0), -highest.amax(dim=0)])
@@ -211,14 +225,17 @@ class Tally:
 
     def read(self) -> Numbers | None:
         """Return the sums; None if no inputs came. This waits for the device."""
-        if self._sums is None or self._cross is None or self._range is None or self.bad is None:
+        if self._sums is None or self._range is None or self.bad is None:
             return None
         count, total, squares, zeros = self._sums.double().cpu().numpy()
         many = np.maximum(count, 1)
         mean = total / many
-        covariance = self._cross.double().cpu().numpy() / many.max() - np.outer(mean, mean)
+        correlation = np.zeros((0, 0))
         std = np.sqrt(np.maximum(squares / many - mean**2, 0))
         spread = np.where(std > 1e-6 * np.maximum(np.abs(mean), 1), std, np.nan)
+        if self._cross is not None:
+            covariance = self._cross.double().cpu().numpy() / many.max() - np.outer(mean, mean)
+            correlation = covariance / np.outer(spread, spread)
         lowest, highest = self._range.double().cpu().numpy() * [[1], [-1]]
         labels = np.zeros((3, 0), np.int64) if self._labels is None else self._labels.cpu().numpy()
         targets = self._stacked("targets")
@@ -231,7 +248,7 @@ class Tally:
             std=np.where(count > 0, std, np.nan),
             lowest=lowest,
             highest=highest,
-            correlation=covariance / np.outer(spread, spread),
+            correlation=correlation,
             summaries=self._stacked("summaries"),
             targets=targets if len(targets) else None,
             metadata=self._stacked("metadata") if self._kept["metadata"] else None,

@@ -58,6 +58,8 @@ def check_constant(
     which = [i for i in np.flatnonzero(constant).tolist() if names[i] not in allowed]
     texts = [f"is {numbers.lowest[i]:.4g} at all {numbers.count[i]:,} values" for i in which]
     found = _by_channel(split, names, which, texts, "is constant", numbers.lowest, status)
+    if not len(numbers.correlation):
+        return found
     equal = np.isclose(numbers.mean[:, None], numbers.mean, rtol=1e-9) & np.isclose(
         numbers.std[:, None], numbers.std, rtol=1e-6
     )

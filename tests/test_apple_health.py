@@ -35,6 +35,7 @@ WATCH = (
     "&lt;&lt;HKDevice: 0x282a45810&gt;, name:Apple Watch, manufacturer:Apple, model:Watch, hardware:Watch2,4, "
     "software:4.3.1&gt;"
 )
+ZONE = '<MetadataEntry key="HKTimeZone" value="{}"/>'
 HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE HealthData [\n<!ELEMENT HealthData (Me)>\n]>\n'
 
 
@@ -271,6 +272,19 @@ def test_records_in_any_legal_form_are_read(tmp_path: Path) -> None:
     assert intake.all_readings()["row"].to_list() == [1, 2, 3, 4, 5]
 
 
+def test_a_record_is_found_the_same_beside_an_unusual_one() -> None:
+    usual = (
+        f'<Record type="HKQuantityTypeIdentifierHeartRate" sourceName="A &amp; B" sourceVersion="7" device="{WATCH}" '
+        'unit="count/min" creationDate="a" startDate="b" endDate="c" value="60">\n  <MetadataEntry '
+        'key="HKMetadataKeyHeartRateMotionContext" value="2"/></Record>'
+    )
+    device = WATCH.removeprefix("&lt;&lt;HKDevice: 0x282a45810&gt;").encode()
+    expected = (b"HeartRate", b"A &amp; B", device, b"count/min", b"b", b"c", b"60", b"2")
+    assert find_records(usual.encode(), "x.xml") == [expected]
+    odd = "<Record value='61' type='HKQuantityTypeIdentifierHeartRate'/>"
+    assert find_records((usual + odd).encode(), "x.xml")[0] == expected
+
+
 def test_records_in_a_correlation_are_read_once(tmp_path: Path) -> None:
     group = '<Correlation type="a > b" sourceName="x">' + record(value="61") + record("StepCount") + "</Correlation>"
     intake = read(write(tmp_path, export(record(value="60"), group, '<Correlation type="x"/>', record(value="61"))))
@@ -353,6 +367,16 @@ def test_local_time_is_that_of_the_latest_time_zone_before(
     frame = read(path, zone="America/Los_Angeles").all_readings().sort("heart_rate")
     assert (frame["utc_offset"] / 3600).to_list() == [-8, -7, -7, -7]
     assert frame["time"][0] == datetime(2020, 1, 10, 19)
+
+
+def test_a_time_zone_is_dated_by_what_it_is_nested_in_even_if_that_was_pieces_ago() -> None:
+    zones = Zones()
+    for piece in ("<Workout startDate='2020-08-01 12:00:00 -0700'>", "<WorkoutEvent/>", ZONE.format("Asia/Tokyo")):
+        zones.add(piece.encode(), "x.xml")
+    zones.add(f"<Workout startDate='2020-07-01 12:00:00 -0700'>{ZONE.format('UTC')}".encode(), "x.xml")
+    june, july, august = (np.array([np.datetime64(f"2020-0{month}-02", "us").astype(np.int64)]) for month in (6, 7, 8))
+    assert [zones.offsets(time).item() for time in (june, july, august)] == [0, 0, 9 * 3600]
+    assert zones.unread == 0
 
 
 def test_sleep_and_workouts_become_events(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from heartnet.account import Account
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.page.histograms import distributions, hours
 from heartnet.page.weeks import LANE_HEIGHT, RATE_HEIGHT, STEPS_HEIGHT, WIDTH, WeekPicture, common_scale, week_picture
+from heartnet.page.write import write_page as write
 from heartnet.weeks import WEAR_GAP_SECONDS, Weeks
 
 DRAWN = 8
@@ -50,32 +49,41 @@ def page(weeks: Weeks, account: Account, name: str, *, rows: Sequence[int] = (),
     """
     chosen, how = choose(weeks, rows, users)
     scale = common_scale(weeks, chosen)
+    return (
+        templates()
+        .get_template("page.html")
+        .render(
+            mark=MARK,
+            name=name,
+            simulated=weeks.simulated,
+            effect_scale=weeks.provenance.get("effect_scale"),
+            tiles=_tiles(weeks),
+            stages=stages_of(account),
+            labels=_labels(weeks),
+            people=_people(weeks),
+            how=how,
+            drawn=[_drawn(weeks, row, week_picture(weeks, row, scale)) for row in chosen],
+            scale=scale,
+            size={"width": WIDTH, "rate": RATE_HEIGHT, "steps": STEPS_HEIGHT, "lane": LANE_HEIGHT},
+            gap_minutes=WEAR_GAP_SECONDS / 60,
+            histograms=distributions(weeks),
+            files=_files(weeks.provenance),
+            options=_options(weeks.provenance),
+        )
+    )
+
+
+def templates(*folders: Path) -> Environment:
+    """Return the templates in some folders and in this one; whatever a page is given is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"count": lambda number: f"{number:,}", "plain": _plain}
-    return environment.get_template("page.html").render(
-        mark=MARK,
-        name=name,
-        simulated=weeks.simulated,
-        effect_scale=weeks.provenance.get("effect_scale"),
-        tiles=_tiles(weeks),
-        stages=_stages(account),
-        labels=_labels(weeks),
-        people=_people(weeks),
-        how=how,
-        drawn=[_drawn(weeks, row, week_picture(weeks, row, scale)) for row in chosen],
-        scale=scale,
-        size={"width": WIDTH, "rate": RATE_HEIGHT, "steps": STEPS_HEIGHT, "lane": LANE_HEIGHT},
-        gap_minutes=WEAR_GAP_SECONDS / 60,
-        histograms=distributions(weeks),
-        files=_files(weeks.provenance),
-        options=_options(weeks.provenance),
-    )
+    return environment
 
 
 def write_page(path: str | Path, text: str) -> None:
@@ -84,26 +92,7 @@ def write_page(path: str | Path, text: str) -> None:
     Raises:
         HeartnetError: the place cannot be written to, or at it lies something that is no such page.
     """
-    path = Path(path)
-    _check_place(path)
-    partial: Path | None = None
-    try:
-        handle, file = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.absolute().parent)
-        partial = Path(file)
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace", newline="\n") as stream:
-            stream.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o666 & ~umask)
-        partial.replace(path)
-    except OSError as error:
-        raise HeartnetError(
-            f"cannot write the page {path}: {error.strerror or error}; --page FILE puts it elsewhere, --no-page "
-            "leaves it out"
-        ) from error
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
+    write(path, text, MARK, "--page", ", --no-page leaves it out")
 
 
 def choose(weeks: Weeks, rows: Sequence[int], users: Sequence[str]) -> tuple[list[int], str]:
@@ -168,7 +157,7 @@ def _tiles(weeks: Weeks) -> list[tuple[str, str, str]]:
     ]
 
 
-def _stages(account: Account) -> list[dict[str, Any]]:
+def stages_of(account: Account) -> list[dict[str, Any]]:
     """Return the account by stage: what came in first, what is left last, each with its share."""
     stages = []
     for stage in dict.fromkeys(stage for stage, _, _ in account):
@@ -285,19 +274,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_plain(each)}" for key, each in value.items() if each not in (None, [], ""))
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _check_place(path: Path) -> None:
-    if not path.absolute().parent.is_dir():
-        raise HeartnetError(f"--page {path}: the folder {path.absolute().parent} does not exist; create it")
-    if path.is_dir():
-        raise HeartnetError(f"the page {path} is a folder; --page FILE names a file, such as {path / 'weeks.html'}")
-    if not path.exists():
-        return
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            ours = MARK in file.read(len(MARK) + 200)
-    except OSError as error:
-        raise HeartnetError(f"the page {path} cannot be replaced: {error.strerror or error}") from error
-    if not ours:
-        raise HeartnetError(f"{path} exists and is no page of heartnet; choose another name with --page FILE")

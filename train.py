@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from heartnet.configuration import CONF, check, groups, last_line, options_of, there_are
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.folders import new_run_folder, newest_checkpoint, remove_empty_folders, remove_if_empty, short
+from heartnet.status import State, read_status, write_status
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, Trainer
@@ -76,11 +77,23 @@ def run(config: DictConfig, folder: Path) -> int:
         if not any(isinstance(cause, KeyboardInterrupt) for cause in causes(stop)):
             raise
         print(f"\ntrain.py: interrupted. {how_to_resume(folder)}", file=sys.stderr)
+        end(folder, "interrupted", how_to_resume(folder))
         raise KeyboardInterrupt from None
     except Exception as error:
+        end(folder, "failed", explain(error) or f"{type(error).__name__}: {error}")
         return report(error)
     finally:
         remove_if_empty(folder)
+
+
+def end(folder: Path, state: State, message: str = "") -> Path | None:
+    """Keep how a run ended, if it had begun, and write its page; return where that is."""
+    from heartnet.report import report_if_possible
+
+    if (status := read_status(folder)) is None or status.state != "running":
+        return None
+    write_status(folder, state, message)
+    return report_if_possible(folder)
 
 
 def train(config: DictConfig, folder: Path) -> int:
@@ -107,12 +120,16 @@ def train(config: DictConfig, folder: Path) -> int:
         data, module, trainer = build(config, place)
         if not fold:  # only now: a run that cannot start leaves nothing behind
             write_config(config, folder)
+            write_status(folder, "running")
         fit_and_test(config, place, data, module, trainer)
     if config.test:
         terminal.print_scores(folder, data)
     worst = terminal.print_findings(folder)
     shown = shlex.quote(short(folder))
+    page = end(folder, "finished")
     terminal.print_line(f"Everything is in {shown}; to look:")
+    if page is not None:
+        terminal.print_line(f"{shlex.quote(short(page))} in a browser, or")
     # By default TensorBoard keeps ten pictures a tag, chosen at random.
     terminal.print_line(f"tensorboard --logdir {shown} --samples_per_plugin images=1000")
     return int(config.fail_on is not None and worst in {"warn": ("warn", "fail"), "fail": ("fail",)}[config.fail_on])
@@ -189,10 +206,13 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
     from pytorch_lightning.callbacks import ModelCheckpoint
     from pytorch_lightning.loggers import TensorBoardLogger
 
+    from heartnet.tensorboard_layout import TensorBoardLayout
+
     callbacks: list[Callback] = [
         instantiate(config.checkpoint, dirpath=str(folder / "checkpoints")),
         # `save_last` would skip the epochs that `monitor` does not like. The mode only makes its state another one's.
         ModelCheckpoint(folder / "checkpoints", "last", mode="max", enable_version_counter=False),
+        TensorBoardLayout(),
     ]
     callbacks += [instantiate(node, _convert_="all") for node in (config.get("callbacks") or {}).values()]
     trainer: Trainer = instantiate(

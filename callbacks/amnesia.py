@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as lightning
 import torch
@@ -61,6 +61,13 @@ class Amnesia(lightning.Callback):
     Raises:
         HeartnetError: an argument that cannot work, or a module of which no probe can be made.
     """
+
+    SCALARS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "decades between a near reading and a far one": [r"amnesia/[^/]+/decades$"],
+        **{f"decades at the {anchor}": [rf"amnesia/[^/]+/{anchor}/decades$"] for anchor in ANCHORS},
+        **{f"memory at the {anchor} (hours of wear)": [rf"amnesia/[^/]+/{anchor}/memory_hours$"] for anchor in ANCHORS},
+        "memory (readings)": [r"amnesia/[^/]+/[^/]+/memory_steps$"],
+    }
 
     def __init__(
         self,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import polars as pl
 import pytorch_lightning as lightning
@@ -28,6 +29,8 @@ class Baseline(lightning.Callback):
         features: what the simple models see: `metadata` (age, sex, BMI), `statistics` (eleven of the readings),
             `hourly` (mean and spread over the week of the hourly features).
     """
+
+    SCALARS: ClassVar[Mapping[str, Sequence[str]]] = {}  # single numbers, which stand beside the network's test scores
 
     def __init__(self, features: Sequence[str] = ("metadata", "statistics")) -> None:
         for name in features:

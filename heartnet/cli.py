@@ -1,4 +1,4 @@
-"""The `heartnet` command: `prepare SOURCE FILE… [+ SOURCE FILE…] --out FOLDER` and `describe FOLDER`."""
+"""The `heartnet` command: `prepare SOURCE FILE… [+ SOURCE FILE…] --out FOLDER`, `describe FOLDER`, `report RUN`."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class _SourceParser(_Parser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="heartnet", description="Prepare weeks of heart rate for Heartnet, and look at them.")
+    parser = _Parser(prog="heartnet", description="Prepare weeks of heart rate, look at them and at runs.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     prepare = commands.add_parser("prepare", help="make a store of user-weeks from exports; sources are joined by +")
     sources = prepare.add_subparsers(dest="source", required=True, metavar="SOURCE", parser_class=_SourceParser)
@@ -146,11 +146,20 @@ def _parser() -> argparse.ArgumentParser:
     describe.add_argument("--week", type=int, metavar="N", help="draw this week, counted from 0; repeatable", **chosen)
     describe.add_argument("--user", metavar="NAME", help="draw this person's weeks; repeatable", **chosen)
     describe.set_defaults(run=_describe)
+    about = "write one page for the browser: a run's findings, scores, curves, pictures and configuration"
+    report = commands.add_parser("report", help=about, description=about)
+    report.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a run, or of several, such as a sweep")
+    report.add_argument("--out", type=Path, metavar="FILE", help="where the page goes (default: RUN/report.html)")
+    report.set_defaults(run=_report)
     return parser
 
 
 def _describe(arguments: argparse.Namespace) -> None:
     import_module("heartnet.describe").describe_and_draw(arguments)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    import_module("heartnet.report").report_command(arguments)
 
 
 if __name__ == "__main__":

@@ -60,14 +60,20 @@ class Finding:
         """Return the finding that `as_json` wrote; keys from a newer version are left out.
 
         Raises:
-            ValueError: a key is missing, or the status is unknown.
+            ValueError: a key is missing, a value is of another type, or the status is unknown.
         """
+        if isinstance(row.get("try"), str):
+            raise ValueError("try is no list")
         row = {**row, "try_": tuple(row.get("try", ()))}
         if row.get("status") not in get_args(Status):
             raise ValueError(f"status {row.get('status')!r} is none of {', '.join(get_args(Status))}")
         missing = [each.name for each in fields(cls) if each.name not in row]
         if missing:
             raise ValueError(f"no {', '.join(missing)}")
+        texts = [row["check"], row["where"], row["unit"], row["message"], *row["try_"]]
+        numbers = [number for number in (row["value"], row["limit"], row["step"]) if number is not None]
+        if not all(isinstance(each, str) for each in texts) or not all(type(each) in (int, float) for each in numbers):
+            raise ValueError("a text is no text, or a number no number")
         return cls(**{each.name: row[each.name] for each in fields(cls)})
 
 
@@ -79,20 +85,28 @@ def append_jsonl(findings: Iterable[Finding], path: Path) -> None:
         file.write(text)
 
 
-def read_jsonl(path: Path) -> list[Finding]:
+def read_jsonl(path: Path, skipped: list[str] | None = None) -> list[Finding]:
     """Return the findings in `path`, oldest first; none if there is no such file.
 
+    Args:
+        path: the file.
+        skipped: takes a message for each line that is not a finding, which is then left out.
+
     Raises:
-        HeartnetError: a line that is not a finding.
+        HeartnetError: a line that is not a finding, unless there is `skipped`.
     """
     if not path.exists():
         return []
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
+        if not line:
+            continue
         try:
             found.append(Finding.from_json(json.loads(line)))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise HeartnetError(f"{path}, line {number}: not a finding ({error}); delete the line") from error
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            if skipped is None:
+                raise HeartnetError(f"{path}, line {number}: not a finding ({error}); delete the line") from error
+            skipped.append(f"{path.name}, line {number}: not a finding ({error})")
     return found
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
 
-from heartnet.datamodule import WeeksDataModule
-from heartnet.simulate.ceiling import ceiling, lacking
+if TYPE_CHECKING:
+    from heartnet.datamodule import WeeksDataModule
 
 NETWORK = "network"
 """The name of the trained network among the models of a predictions table."""
@@ -48,6 +49,8 @@ def predictions_frame(
 
 def ceiling_predictions(data: WeeksDataModule, rows: npt.NDArray[np.int64]) -> pl.DataFrame | None:
     """Return what one who sees the true traits predicts; None where the truth is unknown or no condition."""
+    from heartnet.simulate.ceiling import ceiling, lacking  # needs torch, without which predictions can be read
+
     if not data.weeks.simulated or data.task.kind != "conditions" or lacking(data.weeks, data.targets):
         return None
     return predictions_frame(data, rows, ceiling(data.weeks, rows, data.targets).astype(np.float32), CEILING)

@@ -74,8 +74,10 @@ def test_a_run_keeps_everything_in_its_folder(run: Run, capsys: pytest.CaptureFi
     (folder,) = run_folders()
     assert [path.name for path in Path().iterdir()] == ["runs"]
     names = {path.name.partition(".out.")[0] for path in folder.iterdir()}
-    assert {"config.yaml", "events", "checkpoints", "findings.jsonl", "predictions.parquet"} <= names
-    assert names <= {"config.yaml", "events", "checkpoints", "findings.jsonl", "predictions.parquet"} | {
+    always = {"config.yaml", "status.json", "events", "checkpoints", "findings.jsonl", "predictions.parquet"}
+    always |= {"report.html"}
+    assert always <= names
+    assert names <= always | {
         "amnesia.npz", "hparams.yaml", "predictions_ceiling.parquet"
     }  # fmt: skip
     config = OmegaConf.load(folder / "config.yaml")
@@ -217,7 +219,9 @@ def test_what_cannot_be_swept(run: Run, capsys: pytest.CaptureFixture[str], over
 def test_cross_validation_scores_all_folds_together(run: Run) -> None:
     assert run("cross_validate=true", "data.folds=2", "data.val_share=0", "checkpoint.monitor=null") == 0
     (folder,) = run_folders()
-    assert {path.name for path in folder.iterdir()} == {"config.yaml", "fold-0", "fold-1"}
+    assert {path.name for path in folder.iterdir()} == {
+        "config.yaml", "status.json", "report.html", "fold-0", "fold-1"
+    }  # fmt: skip
     people = pl.concat(pl.read_parquet(path) for path in folder.rglob("predictions.parquet"))["user_id"]
     assert people.n_unique() == len(people) == 6
 

@@ -1,0 +1,90 @@
+"""Decides which numbers stand together in a chart, and which charts in a group."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from heartnet.report.curves import Chart, chart
+from heartnet.report.events import Layout, Series
+
+MOST_LINES = 12
+"""Lines of a chart; more make further charts."""
+
+TRAINING = "training"
+"""The group of what is logged for each split; it comes first."""
+
+_SPLIT = re.compile(r"(train(?:ing)?|val(?:id(?:ation)?)?|test)(?:/|_|-|\.)(.+?)(_step|_epoch)?$")
+_UNSAID = {"epoch", "step", "hp_metric"}  # Lightning's own, which are no measurement
+_UNITS = {"decades": "decades", "memory_steps": "readings", "memory_hours": "hours of wear", "base_rate": "share"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Charts that belong together, and the numbers that were logged once: tag, value, step."""
+
+    title: str
+    charts: tuple[Chart, ...]
+    once: tuple[tuple[str, float, int], ...]
+
+
+def groups(scalars: Mapping[str, Series], layout: Layout = ()) -> list[Group]:
+    """Return all numbers of a run in groups of charts.
+
+    First come those that the layout of the run's custom scalars puts together; each of the others stands with those of
+    the same prefix. A number that was logged once is no curve: it stands in a list.
+
+    Args:
+        scalars: by tag.
+        layout: as `heartnet.report.events.Logged` has it.
+    """
+    curves = {tag: each for tag, each in scalars.items() if tag not in _UNSAID and len(each.steps) > 1}
+    found: dict[str, dict[str, list[str]]] = {}
+    placed: set[str] = set()
+    for category, charts in layout:
+        for title, patterns in charts:
+            tags = [tag for tag in curves if any(_matches(pattern, tag) for pattern in patterns)]
+            if tags:
+                found.setdefault(category.replace("_", " "), {})[title] = tags
+                placed.update(tags)
+    for tag in curves:
+        if tag not in placed:
+            group, title = _place(tag)
+            found.setdefault(group, {}).setdefault(title, []).append(tag)
+    once: dict[str, list[tuple[str, float, int]]] = {}
+    for tag, each in scalars.items():
+        if tag not in _UNSAID and len(each.steps) == 1:
+            once.setdefault(_place(tag)[0], []).append((tag, float(each.values[0]), int(each.steps[0])))
+    names = sorted({*found, *once}, key=lambda name: (name != TRAINING, name not in found))
+    return [
+        Group(name, tuple(_charts(found.get(name, {}), curves)), tuple(sorted(once.get(name, [])))) for name in names
+    ]
+
+
+def _charts(tags_of: Mapping[str, Sequence[str]], curves: Mapping[str, Series]) -> Iterator[Chart]:
+    for title, tags in tags_of.items():
+        pieces = [tags[i : i + MOST_LINES] for i in range(0, len(tags), MOST_LINES)]
+        for number, piece in enumerate(pieces, start=1):
+            name = title if len(pieces) == 1 else f"{title} ({number} of {len(pieces)})"
+            chance = (0.5, "chance") if "auroc" in tags[0].lower() else None
+            unit = next((unit for key, unit in _UNITS.items() if key in piece[0].split("/")), "")
+            yield chart(name, {tag: curves[tag] for tag in piece}, unit, chance)
+
+
+def _place(tag: str) -> tuple[str, str]:
+    """Return the group and the title of the chart of a tag that no layout speaks of."""
+    if split := _SPLIT.fullmatch(tag):
+        return TRAINING, split[2]
+    parts = tag.split("/")
+    if len(parts) == 1:
+        return "others", tag
+    return parts[0].replace("_", " "), parts[-1] if len(parts) > 2 else tag
+
+
+def _matches(pattern: str, tag: str) -> bool:
+    """Say whether a pattern of a layout fits a tag, as TensorBoard has it: from its beginning."""
+    try:
+        return re.match(pattern, tag) is not None
+    except re.error:
+        return False

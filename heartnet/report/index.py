@@ -1,0 +1,84 @@
+"""The page of several runs (a sweep, or `runs`): what differs between them, how each ended, and its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from heartnet.findings import latest
+from heartnet.page import templates
+from heartnet.page.write import write_page
+from heartnet.report import FILE, MARK, page
+from heartnet.report.curves import short
+from heartnet.report.folder import Run, read_run
+from heartnet.report.scores import scores_of
+
+MOST_RUNS = 200
+"""Runs that are listed; of more, the newest."""
+
+_MOST_KEYS = 6  # options that differ
+_PLACES = ("hydra", "ckpt_path")  # keys that differ in each run and say nothing
+
+
+def write_index(folder: Path, runs: Sequence[Path]) -> None:
+    """Write the page of each run, and in `folder` one that lists them.
+
+    Raises:
+        HeartnetError: a page cannot be written.
+    """
+    rows, values = [], []
+    for each in runs[-MOST_RUNS:]:
+        run = read_run(each)
+        write_page(each / FILE, page(run), MARK, "--out")
+        rows.append(_row(run, each.relative_to(folder)))
+        values.append(_flat(run.values))
+    keys = sorted({key for flat in values for key in flat if len({other.get(key) for other in values}) > 1})
+    for row, flat in zip(rows, values, strict=True):
+        row["differs"] = [flat.get(key, "–") for key in keys[:_MOST_KEYS]]
+    targets = list(dict.fromkeys(name for row in rows for name in row["scores"]))
+    environment = templates(Path(__file__).parent)
+    text = environment.get_template("index.html").render(
+        mark=MARK,
+        name="/".join(folder.resolve().parts[-2:]).lstrip("/"),
+        rows=rows,
+        keys=keys[:_MOST_KEYS],
+        more_keys=len(keys) - _MOST_KEYS,
+        targets=targets,
+        left_out=len(runs) - len(rows),
+        simulated=any(row["simulated"] for row in rows),
+    )
+    write_page(folder / FILE, text, MARK, "--out")
+
+
+def _row(run: Run, place: Path) -> dict[str, Any]:
+    newest = latest(run.findings)
+    scores = scores_of(run.predictions, bool(run.simulated))
+    losses = [
+        logged.scalars[tag].values[-1]
+        for logged in run.parts.values()
+        for tag in ("val/loss", "val_loss")
+        if tag in logged.scalars
+    ]
+    return {
+        "name": place.as_posix(),
+        "link": quote((place / FILE).as_posix()),
+        "state": "" if run.status is None else run.status.state,
+        "counts": {status: sum(each.status == status for each in newest) for status in ("fail", "warn", "pass")},
+        "loss": short(losses[0]) if len(losses) == 1 else "",
+        "scores": {} if scores is None else {target: cells[0][0] for target, _, cells in scores.rows},
+        "measure": "" if scores is None else scores.title[0],
+        "simulated": run.simulated,
+    }
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        name = f"{above}{key}"
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{name}.")
+        elif name.partition(".")[0] not in _PLACES:
+            found[name] = str(value)[:80]
+    return found

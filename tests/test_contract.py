@@ -233,6 +233,16 @@ def test_clean_weeks_pass(make_weeks: MakeWeeks) -> None:
         assert check_data(held_by(data)) == []
 
 
+def test_readings_at_even_steps_are_no_fault(make_weeks: MakeWeeks) -> None:
+    weeks = make_weeks()
+    readings = weeks.readings.copy()
+    readings[~np.isnan(readings[:, 2]), 2] = 60
+    local = np.arange(len(readings)) * 60_000_000
+    data = WeeksDataModule(replace(weeks, readings=readings, local_time=local), Conditions())
+    contract = Contract(held_by(data))
+    assert contract.begin() == contract.ahead("train", look_ahead(data.train_dataloader(), 9)) == []
+
+
 def test_the_account_of_the_preparation(make_weeks: MakeWeeks) -> None:
     data = WeeksDataModule(make_weeks(), Conditions())
     for dropped, status in ((30, None), (60, "warn"), (1000, "fail")):

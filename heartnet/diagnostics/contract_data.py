@@ -223,7 +223,7 @@ def _check_readings(held: Held) -> list[Finding]:
         if not len(values):
             if name != "steps":  # many devices and recordings have none
                 found.append(problem(f"data/{name}", 0, None, "readings", f"the data holds no {name} at all"))
-        elif len(values) >= _WIDTH and values.min() == values.max():
+        elif name != "dt" and len(values) >= _WIDTH and values.min() == values.max():
             message = f"{name} is {values[0]:g} at every reading of the data"
             found.append(problem(f"data/{name}", values[0], None, UNITS[name], message, "warn"))
     rate = sample[:, 0][~np.isnan(sample[:, 0])]

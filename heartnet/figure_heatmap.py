@@ -1,29 +1,29 @@
-"""Pictures of activations: units × time under what was measured, and one unit as the colour of a week's heart rate."""
+"""The picture of a layer: units × time, under heart rate, steps, cadence, sleep and workouts on the same axis."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, UInt8
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from heartnet.diagnostics.heatmap import Order, Rows, constant_rows
 from heartnet.diagnostics.signals import KnownWeek, carried
 
-WIDTH, HEIGHT = 1320, 860
-"""Pixels of a heatmap."""
+WIDTH = 1400
+"""Pixels of a heatmap from left to right, with what stands around it."""
 
 COLUMNS, ROWS = 1088, 512
 """Pixels of its units × time; what has more positions or units is reduced to that before it is drawn."""
 
 MOST_NOTES = 8
-_LEFT, _BOTTOM = 92, 64
+_LEFT, _BOTTOM, _TITLE = 112, 64, 36
+_RIGHT = _LEFT + COLUMNS + 60
 _GREY, _BLACK = (0.72, 0.72, 0.72, 1.0), (0.0, 0.0, 0.0, 1.0)
 _MARKS = {"asleep": "#3b5b92", "in_workout": "#d55e00"}
 _OTHER_MARKS = ("#7a4fa3", "#009e73", "#b58900")
@@ -39,6 +39,7 @@ def heatmap_figure(
     *,
     step: int = 0,
     notes: Mapping[int, str] | None = None,
+    above: UInt8[np.ndarray, "height width 4"] | None = None,
 ) -> Figure:
     """Draw units × time of one week: how far each unit is from its own median, under what was measured.
 
@@ -60,42 +61,33 @@ def heatmap_figure(
         order: of the units.
         step: optimiser steps taken; stands in the picture, because TensorBoard keeps pictures at random.
         notes: what a unit stands for, by unit, written beside its row; at most `MOST_NOTES` are.
+        above: `panels(known)`, if it was drawn before.
     """
     values = layer.weeks[week]
-    readings = len(known)
-    image, usual, limit, beyond = _colours(values, order)
-    figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100)
+    picture, usual, limit, beyond = _colours(values, order)
+    above = panels(known) if above is None else above
+    top = _BOTTOM + ROWS
+    figure = Figure(figsize=(WIDTH / 100, (top + len(above) + _TITLE) / 100), dpi=100)
     FigureCanvasAgg(figure)
+    figure.figimage(above, 0, top, zorder=-1)
+    figure.figimage(_enlarged(picture), _LEFT, _BOTTOM, zorder=-1)
     main = _axes(figure, _LEFT, _BOTTOM, COLUMNS, ROWS)
-    main.imshow(image, extent=(0, readings, len(values), 0), aspect="auto", interpolation="nearest")
+    main.patch.set_visible(False)
+    main.set_xlim(0, len(known))
+    main.set_ylim(len(values), 0)
     main.set_yticks([])
     main.set_xlabel("readings", fontsize=9, labelpad=1)
-    main.tick_params(labelsize=8)
+    main.tick_params(labelsize=8, bottom=True, labelbottom=True)
+    for place, _ in _day_ticks(known):
+        main.axvline(place, color="#000000", alpha=0.25, linewidth=0.6)
     _strip(figure, layer, order, usual)
-    top = _BOTTOM + ROWS + 4
-    for name, colour in _mark_colours(known):
-        panel = _axes(figure, _LEFT, top, COLUMNS, 13)
-        _band(panel, known.marks[name], colour, readings)
-        panel.set_ylabel(name.replace("_", " "), fontsize=8, rotation=0, ha="right", va="center")
-        top += 15
-    panels = [_cadence(figure, known, top)] if known.dt is not None else []
-    top += 48 * len(panels)
-    for i, (name, trace) in enumerate(list(known.traces.items())[1::-1]):
-        height = 92 if name != "steps" and i == len(list(known.traces)[:2]) - 1 else 44
-        panels.append(_trace(figure, name, trace, top, height))
-        top += height + 4
-    days = _day_ticks(known)
-    for panel in (*panels, main):
-        panel.set_xlim(0, readings)
-        for place, _ in days:
-            panel.axvline(place, color="#000000", alpha=0.25, linewidth=0.6)
-    _days_axis((panels or [main])[-1], days)
-    _key(figure, limit, beyond)
+    height = figure.get_figheight() * 100
+    draw_key(figure, limit, beyond, (_RIGHT / WIDTH, (top + 20) / height, 14 / WIDTH, (len(above) - 50) / height))
     _notes(main, order, notes or {})
     still = int(constant_rows(values).sum())
     figure.text(
         _LEFT / WIDTH,
-        1 - 18 / HEIGHT,
+        1 - 20 / height,
         f"{layer.layer}, {_stage(layer.stage)}: {len(values):,} units × {values.shape[1]:,} positions"
         f"{f', {still:,} constant' if still else ''}   ({known.name}{', ' if known.name else ''}step {step:,})",
         fontsize=11,
@@ -103,63 +95,40 @@ def heatmap_figure(
     return figure
 
 
-def unit_figure(
-    values: Float[np.ndarray, " position"], known: KnownWeek, *, title: str, signal: str = "", step: int = 0
-) -> Figure:
-    """Draw a week's first trace (heart rate), a row for each day, coloured by one unit's activation.
-
-    After S. Carter, D. Ha, I. Johnson and C. Olah, "Experiments in Handwriting with a Neural Network", Distill 2016,
-    which the seeds name. The scale ends at the 99th percentile of the distance from the unit's median, white there.
-    Under the trace stands the signal, if it is one of the marks. Without times, rows are equal numbers of readings.
-
-    Args:
-        values: the unit's activations, of as many or fewer positions as there are readings.
-        known: what is known of the week.
-        title: what is shown.
-        signal: the signal that the unit stands for.
-        step: optimiser steps taken.
-    """
-    readings = len(known)
-    name, trace = next(iter(known.traces.items()))
-    shown = carried(np.asarray(trace, dtype=np.float64))
-    here = values[np.arange(readings) * len(values) // readings]
-    colour, limit, _ = _scaled(here[None] - np.median(here))
-    days = known.days
-    if days is None:
-        unit, span = "readings", readings / 7
-        rows = np.arange(readings) * 7 // readings
-        x = np.arange(readings) - rows * span
-    else:
-        rows = np.maximum.accumulate(np.floor(days).astype(int))
-        x, unit, span = (days - rows) * 24, "hours", 24.0
-    count = int(rows[-1]) + 1 if rows[-1] < 14 else 14
-    figure = Figure(figsize=(12.8, 0.9 + 0.95 * count), dpi=100)
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(count, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    height = figure.get_figheight()
-    figure.subplots_adjust(left=0.07, right=0.9, top=1 - 0.42 / height, bottom=0.42 / height, hspace=0.08)
-    low, high = _range(shown)
-    mark = known.marks.get(signal)
-    for row, ax in enumerate(grid):
-        at = np.flatnonzero(rows == row)
-        _coloured(ax, x[at], shown[at], colour[0, at], gap=span / 48)
-        if mark is not None:
-            ax.fill_between(
-                x[at], low - (high - low) * 0.16, low - (high - low) * 0.04, where=mark[at] == 1, step="mid",
-                color=dict(_mark_colours(known)).get(signal, "#3b5b92"), linewidth=0,
-            )  # fmt: skip
-        ax.set_facecolor("#9a9a9a")  # white, the colour of the median, can be seen on it
-        ax.tick_params(labelsize=7)
-        if known.local_time is not None and days is not None:
-            ax.set_ylabel(_weekday(known, row), fontsize=8)
-    grid[0].set_xlim(0, span)
-    grid[0].set_ylim(low - (high - low) * 0.18, high)
-    grid[-1].set_xlabel(f"{unit}{' of the day' if known.local_time is not None else ''}", fontsize=9)
-    label = f"; bars: {signal.replace('_', ' ')}" if mark is not None else ""
-    figure.text(0.07, 1 - 0.27 / height, f"{title}   (step {step:,})", fontsize=11)
-    figure.text(0.015, 0.5, f"{name.replace('_', ' ')}{label}", rotation=90, va="center", fontsize=9)
-    _key(figure, limit, False, at=(0.925, 0.3, 0.014, 0.4))
-    return figure
+def panels(known: KnownWeek) -> UInt8[np.ndarray, "height width 4"]:
+    """Return what stands above every heatmap of a week, as pixels: to be drawn once, and used for all layers."""
+    marks = mark_colours(known)
+    traces = list(known.traces.items())[:2]
+    heights = [44 if name == "steps" or i else 92 for i, (name, _) in enumerate(traces)]
+    total = 4 + 15 * len(marks) + (48 if known.dt is not None else 0) + sum(heights) + 4 * len(heights) + 24
+    figure = Figure(figsize=(WIDTH / 100, total / 100), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    drawn: list[Axes] = []
+    bottom = 4
+    for name, colour in marks:
+        drawn.append(_axes(figure, _LEFT, bottom, COLUMNS, 13))
+        _band(drawn[-1], known.marks[name], colour)
+        _label(drawn[-1], name)
+        bottom += 15
+    if known.dt is not None:
+        drawn.append(_axes(figure, _LEFT, bottom, COLUMNS, 44))
+        _cadence(drawn[-1], known.dt)
+        bottom += 48
+    for (name, values), height in reversed(list(zip(traces, heights, strict=True))):
+        drawn.append(_axes(figure, _LEFT, bottom, COLUMNS, height))
+        _trace(drawn[-1], name, values)
+        bottom += height + 4
+    days = _day_ticks(known)
+    for panel in drawn:
+        panel.set_xlim(0, len(known))
+        for place, _ in days:
+            panel.axvline(place, color="#000000", alpha=0.25, linewidth=0.6)
+    if days:
+        upper = drawn[-1].secondary_xaxis("top")
+        upper.set_xticks([place for place, _ in days], [name for _, name in days])
+        upper.tick_params(labelsize=8, colors="#444444", length=3)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.array(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
 
 
 def furthest(rows: Float[np.ndarray, "unit position"], columns: int) -> Float[np.ndarray, "unit column"]:
@@ -187,13 +156,21 @@ def _colours(
         reduced = furthest(reduced.T, ROWS).T
         places = np.arange(ROWS) * len(still) // ROWS
         still, median = np.minimum.reduceat(still, places), median[places]
-    colours, limit, beyond = _scaled(reduced, quiet=still)
+    colours, limit, beyond = scaled(reduced, quiet=still)
     colours[still] = _GREY
     usual = colormaps["RdBu_r"](np.clip(median[:, 0] / limit, -1, 1) / 2 + 0.5)
     return colours, usual, limit, beyond
 
 
-def _scaled(
+def _enlarged(picture: Float[np.ndarray, "row column 4"]) -> UInt8[np.ndarray, "height width 4"]:
+    """Return exact pixels, which matplotlib need not resample."""
+    rows = np.arange(ROWS) * picture.shape[0] // ROWS
+    columns = np.arange(COLUMNS) * picture.shape[1] // COLUMNS
+    pixels: np.ndarray = (picture * 255).astype(np.uint8)[rows[:, None], columns]
+    return pixels
+
+
+def scaled(
     rows: Float[np.ndarray, "row column"], quiet: np.ndarray | None = None
 ) -> tuple[Float[np.ndarray, "row column 4"], float, bool]:
     finite = np.isfinite(rows)
@@ -208,7 +185,8 @@ def _scaled(
 
 
 def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    axes = figure.add_axes((left / WIDTH, bottom / HEIGHT, width / WIDTH, height / HEIGHT))
+    total = figure.get_figheight() * 100
+    axes = figure.add_axes((left / WIDTH, bottom / total, width / WIDTH, height / total))
     axes.tick_params(labelsize=7, length=2, bottom=False, labelbottom=False)
     for side in axes.spines.values():
         side.set_linewidth(0.5)
@@ -232,7 +210,7 @@ def _strip(figure: Figure, layer: Rows, order: Order, usual: Float[np.ndarray, "
     strip.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
 
 
-def _mark_colours(known: KnownWeek) -> list[tuple[str, str]]:
+def mark_colours(known: KnownWeek) -> list[tuple[str, str]]:
     """Return the marks that are drawn, from the lowest band up: asleep and in a workout, then others that occur."""
     there = [name for name in known.marks if name in _MARKS or (known.marks[name] == 1).any()]
     others = [name for name in there if name not in _MARKS][: len(_OTHER_MARKS)]
@@ -242,46 +220,39 @@ def _mark_colours(known: KnownWeek) -> list[tuple[str, str]]:
     ]
 
 
-def _band(panel: Axes, mark: Float64[np.ndarray, " reading"], colour: str, readings: int) -> None:
+def _band(panel: Axes, mark: Float64[np.ndarray, " reading"], colour: str) -> None:
     red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    picture = np.ones((1, readings, 4))
+    picture = np.ones((1, len(mark), 4))
     picture[0, mark == 1] = red, green, blue, 1.0
     picture[0, np.isnan(mark)] = 0.88, 0.88, 0.88, 1.0
-    panel.imshow(picture, extent=(0, readings, 0, 1), aspect="auto", interpolation="nearest")
-    panel.set_xlim(0, readings)
+    panel.imshow(picture, extent=(0, len(mark), 0, 1), aspect="auto", interpolation="nearest")
     panel.set_yticks([])
 
 
-def _cadence(figure: Figure, known: KnownWeek, bottom: float) -> Axes:
-    assert known.dt is not None
-    panel = _axes(figure, _LEFT, bottom, COLUMNS, 44)
-    x, low, high = _envelope(np.maximum(carried(known.dt), 1.0))
+def _cadence(panel: Axes, dt: Float64[np.ndarray, " reading"]) -> None:
+    x, low, high = _envelope(np.maximum(carried(dt), 1.0))
     panel.fill_between(x, low, high, step="mid", color="#555555", linewidth=0.8)
     panel.set_yscale("log")
     panel.set_ylim(2, 40_000)
     panel.set_yticks(list(_CADENCES), list(_CADENCES.values()))
     panel.yaxis.minorticks_off()
-    panel.set_ylabel("cadence", fontsize=8, rotation=0, ha="right", va="center", labelpad=30)
-    return panel
+    _label(panel, "cadence")
 
 
-def _trace(figure: Figure, name: str, values: Float64[np.ndarray, " reading"], bottom: float, height: float) -> Axes:
-    panel = _axes(figure, _LEFT, bottom, COLUMNS, height)
+def _trace(panel: Axes, name: str, values: Float64[np.ndarray, " reading"]) -> None:
     x, low, high = _envelope(np.nan_to_num(values) if name == "steps" else carried(values))
     if name == "steps":
         panel.fill_between(x, 0, high, step="mid", color="#009e73", linewidth=0)
     else:
         panel.fill_between(x, low, high, step="mid", color="#b2182b", linewidth=0.8)
-    panel.yaxis.set_major_locator(_few())
-    label = {"heart_rate": "bpm"}.get(name, name.replace("_", " "))
-    panel.set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center", labelpad=30)
-    return panel
+    panel.yaxis.set_major_locator(MaxNLocator(3, prune="both"))
+    _label(panel, {"heart_rate": "heart rate, bpm"}.get(name, name))
 
 
-def _few() -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(3, prune="both")
+def _label(panel: Axes, name: str) -> None:
+    words = name.replace("_", " ").replace(", ", ",\n")
+    panel.text(-38 / COLUMNS if panel.get_yticks().size else -5 / COLUMNS, 0.5, words, fontsize=8, ha="right",
+               va="center", transform=panel.transAxes)  # fmt: skip
 
 
 def _envelope(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -310,24 +281,16 @@ def _day_ticks(known: KnownWeek) -> list[tuple[float, str]]:
 def _name(known: KnownWeek, tick: float, every: float) -> str:
     if every < 1:
         return f"{round(tick * 24) % 24:02d}:00" if known.local_time is not None else f"{tick * 24:g} h"
-    return _weekday(known, round(tick)) if known.local_time is not None and every == 1 else f"day {tick:g}"
+    return weekday(known, round(tick)) if known.local_time is not None and every == 1 else f"day {tick:g}"
 
 
-def _weekday(known: KnownWeek, day: int) -> str:
+def weekday(known: KnownWeek, day: int) -> str:
     assert known.local_time is not None
     return _DAYS[(int(known.local_time[0] // 86_400_000_000) + day) % 7]
 
 
-def _days_axis(panel: Axes, days: list[tuple[float, str]]) -> None:
-    if days:
-        upper = panel.secondary_xaxis("top")
-        upper.set_xticks([place for place, _ in days], [name for _, name in days])
-        upper.tick_params(labelsize=8, colors="#444444", length=3)
-
-
-def _key(figure: Figure, limit: float, beyond: bool, at: tuple[float, float, float, float] | None = None) -> None:
-    left, bottom, width, height = at or ((_LEFT + COLUMNS + 84) / WIDTH, _BOTTOM / HEIGHT, 14 / WIDTH, 200 / HEIGHT)
-    key = figure.add_axes((left, bottom, width, height))
+def draw_key(figure: Figure, limit: float, beyond: bool, at: tuple[float, float, float, float]) -> None:
+    key = figure.add_axes(at)
     ramp = colormaps["RdBu_r"](np.linspace(1, 0, 100))[:, None]
     key.imshow(ramp, extent=(0, 1, -limit, limit), aspect="auto")
     key.set_xticks([])
@@ -354,17 +317,3 @@ def _notes(main: Axes, order: Order, notes: Mapping[int, str]) -> None:
 
 def _stage(stage: str) -> str:
     return "its output" if stage == "output" else f"after {stage}"
-
-
-def _range(values: np.ndarray) -> tuple[float, float]:
-    known = values[np.isfinite(values)]
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
-
-
-def _coloured(ax: Axes, x: np.ndarray, y: np.ndarray, colour: np.ndarray, gap: float) -> None:
-    """Draw a line whose pieces have the colour of their second end, broken at gaps."""
-    near = np.diff(x) <= gap
-    pieces = np.stack([np.stack([x[:-1], y[:-1]], axis=1), np.stack([x[1:], y[1:]], axis=1)], axis=1)[near]
-    if len(pieces):
-        ax.add_collection(LineCollection(list(pieces), colors=colour[1:][near], linewidths=1.6))

@@ -43,7 +43,8 @@ class Meaning:
         numbers: the unit's number in its layer.
         effects: of each unit.
         lags: readings by which the unit comes after the signal, where the effect is strongest.
-        weekly: the effect in each week, at that lag.
+        weeks: the weeks that know the signal.
+        weekly: the effect in each of them, at that lag.
         chance: what the largest effect of all units and lags stays below in 1 − `ALPHA` / signals of circular shifts.
         p: share of shifts in which the largest effect of all units and lags was at least the unit's own, times the
             number of signals, at most 1.
@@ -55,6 +56,7 @@ class Meaning:
     numbers: Int64[np.ndarray, " unit"]
     effects: Float64[np.ndarray, " unit"]
     lags: Int64[np.ndarray, " unit"]
+    weeks: tuple[int, ...]
     weekly: Float64[np.ndarray, "unit week"]
     chance: float
     p: Float64[np.ndarray, " unit"]
@@ -114,7 +116,7 @@ def unit_meanings(
                 circles.append(circle)
         if used:
             steps = [_in_cells(lags, readings[w], grids[w]) for w in used]
-            found.append(_meaning(name, binary, names, numbers, circles, steps, lags, shifts, seed, len(known)))
+            found.append(_meaning(name, binary, names, numbers, used, circles, steps, lags, shifts, seed, len(known)))
     return found
 
 
@@ -211,6 +213,7 @@ def _meaning(
     binary: bool,
     names: tuple[str, ...],
     numbers: np.ndarray,
+    used: Sequence[int],
     circles: Sequence[np.ndarray],
     steps: Sequence[np.ndarray],
     lags: Sequence[int],
@@ -234,6 +237,7 @@ def _meaning(
         numbers=numbers,
         effects=effects,
         lags=np.array(lags, dtype=np.int64)[best],
+        weeks=tuple(used),
         weekly=at_lags[unit, best].astype(np.float64),
         chance=float(np.quantile(null, 1 - ALPHA / tried, method="higher")) if len(null) else 1.0,
         p=np.minimum((above + 1) / (len(null) + 1) * tried, 1.0),

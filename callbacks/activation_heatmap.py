@@ -1,0 +1,346 @@
+"""What do the units do, over a week? Pictures of units × time, units that mean something, and cadence blindness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as lightning
+import torch
+from torch import Tensor
+
+from heartnet.datamodule import WeeksDataModule
+from heartnet.diagnostics.adapt import Adapted, guess_probe
+from heartnet.diagnostics.cadence import cadence_of
+from heartnet.diagnostics.cadence import verdict as cadence_verdict
+from heartnet.diagnostics.fixed import fixed_weeks
+from heartnet.diagnostics.heatmap import Order, Rows, collect, constant_rows, order_of
+from heartnet.diagnostics.layers import find_layers
+from heartnet.diagnostics.probe import Probe
+from heartnet.diagnostics.signals import KnownWeek, at_positions, signals_of
+from heartnet.diagnostics.unit_table import from_plain, markdown, to_plain, unit_table, verdict
+from heartnet.diagnostics.units import LAGS, Meaning, unit_meanings
+from heartnet.errors import HeartnetError
+from heartnet.figure_heatmap import heatmap_figure, panels
+from heartnet.figure_units import best_unit_figure, notes_of
+from heartnet.findings import Finding, publish, run_folder
+from heartnet.known import known_week
+
+ProbeOf = Callable[[lightning.LightningModule, Any], Probe]
+SignalsOf = Callable[[KnownWeek], Mapping[str, Any]]
+
+
+class ActivationHeatmap(lightning.Callback):
+    """Draws what each unit does over the same few weeks, and says which units mean something.
+
+    Before training, at the end of epochs, and at the end, a copy of the network in evaluation mode runs over the weeks
+    once. Each chosen layer becomes a picture of units × time (`heartnet.figure_heatmap.heatmap_figure`) under heart
+    rate, steps, cadence, and, where the data knows, sleep and workouts. Units stand in an order, and with signs, that
+    are computed once and kept, also in checkpoints, so that pictures of different epochs compare. Constant units are
+    grey.
+
+    Before training and at the end each unit is compared with each known signal: `heartnet.diagnostics.units`. Cells
+    for sleep and workouts count if they are beyond chance, the inputs themselves and the network before training.
+
+    At each look, activity in stretches with readings every 5 s is compared with that at rest:
+    `heartnet.diagnostics.cadence`.
+
+    Training is not disturbed: weights end up the same, bit for bit. Works on any LightningModule whose inputs are
+    sequences `[batch, time, channel]`; of others a finding says why there are no pictures. Layers that are functions,
+    and cells called step by step in a loop, cannot be seen.
+
+    Logs:
+        `activation_heatmap/{layer}`: the picture; of further weeks `activation_heatmap/{layer}/week_2` and so on.
+        `activation_heatmap/constant/{layer}`: share of units that do not change in time, in all weeks.
+        `activation_heatmap/silent/{layer}`: share of units silent in dense stretches.
+        `activation_heatmap/best/{signal}`: AUC, or |rank correlation|, of the best unit, at step 0 and at the end.
+        `activation_heatmap/unit/{signal}`: that unit as the colour of a week's heart rate, at the end.
+        `activation_heatmap/units`: the ranked table (text), at the end.
+        `findings`: the table of verdicts (text).
+
+    Writes `units.csv` (a row for each unit and signal, `heartnet.diagnostics.unit_table`) and appends to
+    `findings.jsonl` in the run's folder.
+
+    Args:
+        layers: globs over the names of layers; None for each convolution and recurrent layer.
+        every_n_epochs: look at the end of each n-th epoch, and always before training and at the end.
+        weeks: how many weeks to measure units and cadence on, the longest of a batch of validation data (of training
+            data if there is none).
+        drawn: how many of them to draw.
+        among: how many weeks to choose the longest from.
+        after_activation: show convolutions after the activation function that follows, not before.
+        units: compare units with signals.
+        lags: readings by which a unit may come after (before, where negative) a signal.
+        shifts: circular shifts that chance is measured by.
+        signals: further signals: a function of `heartnet.diagnostics.signals.KnownWeek` that returns a value for each
+            reading (NaN where unknown), by name.
+        probe: `probe(module, batch)` for a module that has no method `probe`.
+
+    Raises:
+        HeartnetError: an argument that cannot work, or a glob that fits no layer.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[str] | None = None,
+        every_n_epochs: int = 1,
+        weeks: int = 8,
+        drawn: int = 1,
+        among: int = 64,
+        after_activation: bool = True,
+        units: bool = True,
+        lags: Sequence[int] = LAGS,
+        shifts: int = 400,
+        signals: SignalsOf | None = None,
+        probe: ProbeOf | None = None,
+    ) -> None:
+        numbers = {"every_n_epochs": every_n_epochs, "weeks": weeks, "drawn": drawn, "among": among, "shifts": shifts}
+        for name, value in numbers.items():
+            if value < 1:
+                raise HeartnetError(f"callbacks.activation_heatmap.{name}={value}: must be at least 1")
+        if len(lags) == 0:
+            raise HeartnetError("callbacks.activation_heatmap.lags=[]: must name at least one; [0] for none")
+        if isinstance(layers, str):
+            layers = [layers]
+        self.layers = None if layers is None else tuple(layers)
+        self.every_n_epochs, self.weeks, self.drawn, self.among = every_n_epochs, weeks, drawn, among
+        self.after_activation, self.units = after_activation, units
+        self.lags, self.shifts = tuple(lags), shifts
+        self.signals = signals or (lambda _: {})
+        self.probe = probe or _probe_of
+        self.orders: dict[str, Order] = {}
+        self.untrained: list[Meaning] = []
+        self._fixed: tuple[Probe, list[KnownWeek]] | None = None
+        self._panels: dict[int, np.ndarray] = {}
+        self._failed = False
+
+    def state_dict(self) -> dict[str, Any]:
+        orders = {
+            name: {"rows": torch.from_numpy(each.rows), "signs": torch.from_numpy(each.signs)}
+            for name, each in self.orders.items()
+        }
+        return {"orders": orders, "untrained": to_plain(self.untrained)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.orders = {
+            name: Order(each["rows"].cpu().numpy(), each["signs"].cpu().numpy())
+            for name, each in state_dict["orders"].items()
+        }
+        self.untrained = from_plain(state_dict["untrained"])
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.global_step == 0:
+            self.orders, self.untrained = {}, []
+        self._failed = False
+        if trainer.global_step == 0 or not self.orders:  # a resumed run goes on with its own
+            self._look(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        last = trainer.current_epoch + 1 == trainer.max_epochs  # then the look at the end follows at once
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0 and not last:
+            self._look(trainer, pl_module)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._look(trainer, pl_module, last=True)
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        del trainer, pl_module, stage
+        self._fixed, self._panels = None, {}
+
+    def _look(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *, last: bool = False) -> None:
+        folder = run_folder(trainer)  # asks all ranks, as `publish` does; the rest is for rank zero
+        found: list[Finding] = []
+        if trainer.is_global_zero and not self._failed:
+            try:
+                found = self._measure(trainer, pl_module, folder, last)
+            except _WrongOptionError:
+                raise
+            except Exception as error:  # a picture is no reason to end a training that runs
+                self._failed = True
+                found = [_not_measured(error, trainer.global_step)]
+        publish(found, trainer)
+
+    def _measure(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, folder: Path, last: bool
+    ) -> list[Finding]:
+        probe, weeks = self._fixed = self._fixed or self._fix(trainer, pl_module)
+        step = trainer.global_step
+        layers = collect(probe, self.layers, after_activation=self.after_activation)
+        inputs = _inputs(probe)
+        cadences = cadence_of(layers, inputs, probe.channels, weeks)
+        scalars = {f"constant/{each.layer}": _constant_share(each) for each in layers}
+        scalars |= {f"silent/{each.layer}": each.silent for each in cadences if each.silent is not None}
+        found = cadence_verdict(cadences, _settings(probe.network), step)
+        meanings: list[Meaning] = []
+        if self.units and (last or step == 0):
+            signals = [signals_of(week) | _checked(self.signals(week), week) for week in weeks]
+            meanings = unit_meanings([inputs, *layers], signals, lags=self.lags, shifts=self.shifts)
+            scalars |= {f"best/{each.signal}": _best(each) for each in meanings if each.best() is not None}
+            if not last:
+                self.untrained = meanings
+            else:
+                found += self._tell(trainer, folder, layers, weeks, meanings)
+        for logger in trainer.loggers:
+            logger.log_metrics({f"activation_heatmap/{name}": value for name, value in scalars.items()}, step=step)
+        self._draw(trainer, layers, weeks, meanings if last else [])
+        return found
+
+    def _fix(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> tuple[Probe, list[KnownWeek]]:
+        """Choose the weeks, and find out what is known of them."""
+        data = _data_of(trainer)
+
+        def probe_of(batch: Any) -> Probe:
+            probe = self.probe(pl_module, pl_module.transfer_batch_to_device(batch, pl_module.device, 0))
+            index = batch.get("index") if isinstance(batch, Mapping) else None
+            if data is None or not isinstance(index, Tensor) or index.shape != probe.lengths.shape:
+                index = torch.full_like(probe.lengths, -1)
+            return replace(probe, rest=(*probe.rest, index))  # chosen along with the weeks
+
+        chosen = fixed_weeks(_loader(trainer), probe_of, self.weeks, self.among)
+        probe = replace(chosen, rest=chosen.rest[:-1])
+        if self.layers is not None:
+            network = probe.network.network if isinstance(probe.network, Adapted) else probe.network
+            try:
+                find_layers(network, self.layers)
+            except HeartnetError as error:
+                raise _WrongOptionError(f"callbacks.activation_heatmap.layers={list(self.layers)}: {error}") from error
+        rows = [int(row) for row in chosen.rest[-1]]
+        return probe, [known_week(probe, place, data, row) for place, row in enumerate(rows)]
+
+    def _draw(
+        self,
+        trainer: lightning.Trainer,
+        layers: Sequence[Rows],
+        weeks: Sequence[KnownWeek],
+        meanings: Sequence[Meaning],
+    ) -> None:
+        writers = _writers(trainer)
+        for place, week in enumerate(weeks[: self.drawn] if writers else []):
+            if place not in self._panels:
+                self._panels[place] = panels(week)
+            for layer in layers:
+                tag = f"activation_heatmap/{layer.layer}" + (f"/week_{place + 1}" if place else "")
+                order = self._order(f"{layer.layer}/{place}", layer.weeks[place], week)
+                figure = heatmap_figure(
+                    layer, place, week, order,
+                    step=trainer.global_step, notes=notes_of(layer.layer, meanings), above=self._panels[place],
+                )  # fmt: skip
+                for writer in writers:
+                    writer.add_figure(tag, figure, global_step=trainer.global_step, close=False)
+
+    def _order(self, name: str, rows: np.ndarray, week: KnownWeek) -> Order:
+        known = self.orders.get(name)
+        if known is None or len(known.rows) != len(rows):
+            rate = week.heart_rate
+            known = order_of(rows, None if rate is None else at_positions(rate, rows.shape[1]))
+            self.orders[name] = known
+        return known
+
+    def _tell(
+        self,
+        trainer: lightning.Trainer,
+        folder: Path,
+        layers: Sequence[Rows],
+        weeks: Sequence[KnownWeek],
+        meanings: Sequence[Meaning],
+    ) -> list[Finding]:
+        """Write the table and the pictures of the best units, and return the verdicts."""
+        step, table = trainer.global_step, unit_table(meanings, self.untrained)
+        if not getattr(trainer, "fast_dev_run", False):
+            folder.mkdir(parents=True, exist_ok=True)
+            table.write_csv(folder / "units.csv", float_precision=5)
+        for writer in _writers(trainer):
+            writer.add_text("activation_heatmap/units", markdown(table), global_step=step)
+            for each in meanings:
+                figure = best_unit_figure(each, layers, weeks, step=step)
+                if figure is not None:
+                    writer.add_figure(f"activation_heatmap/unit/{each.signal}", figure, global_step=step, close=False)
+        return verdict(meanings, self.untrained, step)
+
+
+class _WrongOptionError(HeartnetError):
+    """An option that cannot work, which the user wants to hear of before training."""
+
+
+def _not_measured(error: Exception, step: int) -> Finding:
+    what = str(error) if isinstance(error, HeartnetError) else f"{type(error).__name__}: {error}"
+    message = f"no pictures: activation_heatmap shows units over sequences, and {what}"
+    message = message.replace("Amnesia(", "ActivationHeatmap(")
+    return Finding("activation_heatmap", "warn", "all layers", None, None, "", message, step=step)
+
+
+def _inputs(probe: Probe) -> Rows:
+    weeks = tuple(
+        np.ascontiguousarray(values[: int(length)].T.float().cpu().numpy())
+        for values, length in zip(probe.inputs, probe.lengths, strict=True)
+    )
+    return Rows("inputs", "linear", weeks, "output", len(probe.channels))
+
+
+def _checked(signals: Mapping[str, Any], week: KnownWeek) -> dict[str, np.ndarray]:
+    found = {name: np.asarray(values, dtype=np.float64) for name, values in signals.items()}
+    for name, values in found.items():
+        if values.shape != (len(week),):
+            raise _WrongOptionError(
+                f"callbacks.activation_heatmap.signals: {name!r} has shape {values.shape}, expected ({len(week)},), "
+                "a value for each reading of the week"
+            )
+    return found
+
+
+def _constant_share(layer: Rows) -> float:
+    return float(np.all([constant_rows(week) for week in layer.weeks], axis=0).mean())
+
+
+def _best(meaning: Meaning) -> float:
+    best = meaning.best()
+    assert best is not None
+    return meaning.shown(meaning.effects[best])
+
+
+def _writers(trainer: lightning.Trainer) -> list[Any]:
+    """Return what takes pictures: TensorBoard's writers."""
+    experiments = [getattr(logger, "experiment", None) for logger in trainer.loggers]
+    return [each for each in experiments if hasattr(each, "add_figure") and hasattr(each, "add_text")]
+
+
+def _settings(network: torch.nn.Module) -> dict[str, object]:
+    """Return what the network was made with, by Hydra override; empty for a network from elsewhere."""
+    arguments = getattr(network, "arguments", None)
+    return {f"model.{name}": value for name, value in arguments.items()} if isinstance(arguments, Mapping) else {}
+
+
+def _probe_of(module: lightning.LightningModule, batch: Any) -> Probe:
+    own = getattr(module, "probe", None)
+    if callable(own):
+        probe = own(batch)
+        assert isinstance(probe, Probe), f"{type(module).__name__}.probe returned {type(probe).__name__}, not a Probe"
+        return probe
+    return guess_probe(module, batch)
+
+
+def _data_of(trainer: lightning.Trainer) -> WeeksDataModule | None:
+    """Return the data module of heartnet that a trainer, or a loader given to it, has its batches from."""
+    loaders = (trainer.val_dataloaders, trainer.train_dataloader)
+    sets = [getattr(leaf, "dataset", None) for each in loaders for leaf in _leaves(each)]
+    found = [getattr(trainer, "datamodule", None), *(getattr(each, "data", None) for each in sets)]
+    return next((each for each in found if isinstance(each, WeeksDataModule)), None)
+
+
+def _loader(trainer: lightning.Trainer) -> Any:
+    for loaders in (trainer.val_dataloaders, trainer.train_dataloader):
+        for loader in _leaves(loaders):
+            if not hasattr(loader, "__len__") or len(loader) > 0:
+                return loader
+    raise HeartnetError("the trainer has no validation or training data")
+
+
+def _leaves(loaders: Any) -> list[Any]:
+    if loaders is None:
+        return []
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    return [leaf for each in loaders for leaf in _leaves(each)] if isinstance(loaders, list | tuple) else [loaders]

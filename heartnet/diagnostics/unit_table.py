@@ -1,0 +1,141 @@
+"""What units stand for, told: a ranked table, the verdict for each signal, and what a checkpoint keeps of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from heartnet.diagnostics.units import Meaning, beyond
+from heartnet.findings import Finding
+
+_ARRAYS = ("numbers", "effects", "lags", "weekly", "p")
+
+
+def unit_table(meanings: Sequence[Meaning], untrained: Sequence[Meaning]) -> pl.DataFrame:
+    """Return a row for each unit and signal, the largest effects of each signal first.
+
+    Columns: `signal`; `rank`; `layer` and `unit`; `measure` (auc or rank_correlation); `value` (AUC from 0.5, or
+    |rank correlation|); `direction` (rises or falls with the signal); `lag` (readings after the signal); `p`
+    (corrected for all that was tried); `chance`, `untrained`, `inputs` (what the best reaches by chance, in the
+    untrained network, of the inputs); `beyond` (above all three).
+    """
+    before = {each.signal: each for each in untrained}
+    frames = []
+    for each in meanings:
+        place = np.array([i for i in np.argsort(-np.abs(each.effects), kind="stable") if each.layers[i] != "inputs"])
+        found, rivals = set(beyond(each, before.get(each.signal))), _rivals(each, before.get(each.signal))
+        frames.append(
+            pl.DataFrame({
+                "signal": [each.signal] * len(place),
+                "rank": np.arange(1, len(place) + 1),
+                "layer": [each.layers[i] for i in place],
+                "unit": each.numbers[place],
+                "measure": ["auc" if each.binary else "rank_correlation"] * len(place),
+                "value": [each.shown(each.effects[i]) for i in place],
+                "direction": ["falls" if each.effects[i] < 0 else "rises" for i in place],
+                "lag": each.lags[place],
+                "p": each.p[place],
+                **{name: [value] * len(place) for name, value in rivals.items()},
+                "beyond": [int(i) in found for i in place],
+            })
+        )  # fmt: skip
+    return pl.concat(frames) if frames else pl.DataFrame()
+
+
+def markdown(table: pl.DataFrame, most: int = 5) -> str:
+    """Return the first `most` rows of each signal, for TensorBoard's text tab."""
+    lines = [
+        "| signal | unit | value | with the signal | readings after it | p | chance | untrained | inputs | beyond |",
+        "|---|---|---:|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for row in table.filter(pl.col("rank") <= most).iter_rows(named=True) if table.height else ():
+        numbers = ["–" if row[name] is None else f"{row[name]:.3f}" for name in ("chance", "untrained", "inputs")]
+        lines.append(
+            f"| {row['signal']} | {row['layer']} {row['unit']} | {row['value']:.3f} {row['measure'].replace('_', ' ')} "
+            f"| {row['direction']} | {row['lag']} | {row['p']:.3f} | {' | '.join(numbers)} "
+            f"| {'**yes**' if row['beyond'] else 'no'} |"
+        )
+    return "\n".join(lines)
+
+
+def verdict(meanings: Sequence[Meaning], untrained: Sequence[Meaning], step: int) -> list[Finding]:
+    """Return which unit tells a signal, or for marks (asleep, in a workout …) why none counts; nothing is a fault.
+
+    That no unit tells a heart rate, or the hour, better than the inputs is in the table alone.
+    """
+    before = {each.signal: each for each in untrained}
+    told = [each for each in meanings if each.binary or beyond(each, before.get(each.signal))]
+    return [finding for each in told if (finding := _finding(each, before.get(each.signal), step)) is not None]
+
+
+def _finding(meaning: Meaning, untrained: Meaning | None, step: int) -> Finding | None:
+    best = meaning.best()
+    if best is None:
+        return None
+    found, rivals = beyond(meaning, untrained), {k: v for k, v in _rivals(meaning, untrained).items() if v is not None}
+    name, unit = meaning.signal.replace("_", " "), "AUC" if meaning.binary else "|rank correlation|"
+    best = found[0] if found else best
+    value, limit = meaning.shown(meaning.effects[best]), max(rivals.values())
+    who = f"unit {meaning.numbers[best]} of {meaning.layers[best]}"
+    told = ", ".join(f"{_RIVALS[key]} {rival:.3f}" for key, rival in rivals.items())
+    if found:
+        lag = int(meaning.lags[best])
+        when = f", {abs(lag)} readings {'after' if lag > 0 else 'before'} it" if lag else ""
+        others = f"; {len(found) - 1} more units do so" if len(found) > 1 else ""
+        way = "falls" if meaning.effects[best] < 0 else "rises"
+        message = f"{who} {way} with {name}{when}: {unit} {value:.3f} ({told}){others}"
+    elif value <= rivals["chance"]:
+        message = f"no unit tells {name} better than chance ({who}: {unit} {value:.3f}; {told})"
+    else:
+        message = (
+            f"no unit learned {name}: the best, {who}, has {unit} {value:.3f}, clearly above chance but not above what "
+            f"is there without training ({told})"
+        )
+    return Finding("units", "pass", meaning.signal, round(value, 4), round(limit, 4), unit, message, step=step)
+
+
+_RIVALS = {"chance": "chance reaches", "untrained": "the untrained network", "inputs": "the inputs themselves"}
+
+
+def _rivals(meaning: Meaning, untrained: Meaning | None) -> dict[str, float | None]:
+    place = meaning.best(inputs=True)
+    before = None if untrained is None else untrained.best()
+    return {
+        "chance": meaning.shown(meaning.chance),
+        "untrained": None if untrained is None or before is None else untrained.shown(untrained.effects[before]),
+        "inputs": None if place is None else meaning.shown(meaning.effects[place]),
+    }
+
+
+def to_plain(meanings: Sequence[Meaning]) -> list[dict[str, Any]]:
+    """Return the measurement as a checkpoint can keep it, and load it without running code."""
+    return [
+        {
+            "signal": each.signal,
+            "binary": each.binary,
+            "layers": list(each.layers),
+            "weeks": list(each.weeks),
+            "chance": each.chance,
+            **{name: torch.from_numpy(np.array(getattr(each, name))) for name in _ARRAYS},
+        }
+        for each in meanings
+    ]
+
+
+def from_plain(plain: Sequence[Mapping[str, Any]]) -> list[Meaning]:
+    """Return what `to_plain` took apart."""
+    return [
+        Meaning(
+            signal=each["signal"],
+            binary=each["binary"],
+            layers=tuple(each["layers"]),
+            weeks=tuple(each["weeks"]),
+            chance=each["chance"],
+            **{name: each[name].cpu().numpy() for name in _ARRAYS},
+        )
+        for each in plain
+    ]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as lightning
 import torch
-from torch import Tensor
 
 from heartnet.datamodule import WeeksDataModule
 from heartnet.diagnostics.adapt import Adapted, guess_probe
@@ -21,13 +19,13 @@ from heartnet.diagnostics.heatmap import Order, Rows, collect, constant_rows, or
 from heartnet.diagnostics.layers import find_layers
 from heartnet.diagnostics.probe import Probe
 from heartnet.diagnostics.signals import KnownWeek, at_positions, signals_of
-from heartnet.diagnostics.unit_table import from_plain, markdown, to_plain, unit_table, verdict
+from heartnet.diagnostics.unit_table import from_plain, markdown, to_plain, unit_table, verdict, worth_telling
 from heartnet.diagnostics.units import LAGS, Meaning, unit_meanings
 from heartnet.errors import HeartnetError
 from heartnet.figure_heatmap import heatmap_figure, panels
 from heartnet.figure_units import best_unit_figure, notes_of
 from heartnet.findings import Finding, publish, run_folder
-from heartnet.known import known_week
+from heartnet.known import known_week, telling_rows
 
 ProbeOf = Callable[[lightning.LightningModule, Any], Probe]
 SignalsOf = Callable[[KnownWeek], Mapping[str, Any]]
@@ -67,10 +65,10 @@ class ActivationHeatmap(lightning.Callback):
     Args:
         layers: globs over the names of layers; None for each convolution and recurrent layer.
         every_n_epochs: look at the end of each n-th epoch, and always before training and at the end.
-        weeks: how many weeks to measure units and cadence on, the longest of a batch of validation data (of training
-            data if there is none).
+        weeks: how many weeks of the validation data (of the training data if there is none) to measure units and
+            cadence on: those in which sleep and workouts share the time most evenly, else the longest.
         drawn: how many of them to draw.
-        among: how many weeks to choose the longest from.
+        among: how many weeks to choose from.
         after_activation: show convolutions after the activation function that follows, not before.
         units: compare units with signals.
         lags: readings by which a unit may come after (before, where negative) a signal.
@@ -193,22 +191,23 @@ class ActivationHeatmap(lightning.Callback):
         data = _data_of(trainer)
 
         def probe_of(batch: Any) -> Probe:
-            probe = self.probe(pl_module, pl_module.transfer_batch_to_device(batch, pl_module.device, 0))
-            index = batch.get("index") if isinstance(batch, Mapping) else None
-            if data is None or not isinstance(index, Tensor) or index.shape != probe.lengths.shape:
-                index = torch.full_like(probe.lengths, -1)
-            return replace(probe, rest=(*probe.rest, index))  # chosen along with the weeks
+            return self.probe(pl_module, pl_module.transfer_batch_to_device(batch, pl_module.device, 0))
 
-        chosen = fixed_weeks(_loader(trainer), probe_of, self.weeks, self.among)
-        probe = replace(chosen, rest=chosen.rest[:-1])
+        if data is None:
+            rows = []
+            probe = fixed_weeks(_loader(trainer), probe_of, self.weeks, self.among)
+        else:
+            rows = telling_rows(data, self.weeks, self.among)
+            probe = probe_of(data.batch(np.array(rows)))
         if self.layers is not None:
             network = probe.network.network if isinstance(probe.network, Adapted) else probe.network
             try:
                 find_layers(network, self.layers)
             except HeartnetError as error:
                 raise _WrongOptionError(f"callbacks.activation_heatmap.layers={list(self.layers)}: {error}") from error
-        rows = [int(row) for row in chosen.rest[-1]]
-        return probe, [known_week(probe, place, data, row) for place, row in enumerate(rows)]
+        return probe, [
+            known_week(probe, place, data, rows[place] if rows else -1) for place in range(len(probe.lengths))
+        ]
 
     def _draw(
         self,
@@ -254,7 +253,7 @@ class ActivationHeatmap(lightning.Callback):
             table.write_csv(folder / "units.csv", float_precision=5)
         for writer in _writers(trainer):
             writer.add_text("activation_heatmap/units", markdown(table), global_step=step)
-            for each in meanings:
+            for each in worth_telling(meanings, self.untrained):
                 figure = best_unit_figure(each, layers, weeks, step=step)
                 if figure is not None:
                     writer.add_figure(f"activation_heatmap/unit/{each.signal}", figure, global_step=step, close=False)

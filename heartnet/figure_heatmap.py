@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from heartnet.diagnostics.heatmap import Order, Rows, constant_rows
 from heartnet.diagnostics.signals import KnownWeek, carried
 
-WIDTH = 1400
+WIDTH = 1440
 """Pixels of a heatmap from left to right, with what stands around it."""
 
 COLUMNS, ROWS = 1088, 512
@@ -82,7 +82,7 @@ def heatmap_figure(
         main.axvline(place, color="#000000", alpha=0.25, linewidth=0.6)
     _strip(figure, layer, order, usual)
     height = figure.get_figheight() * 100
-    draw_key(figure, limit, beyond, (_RIGHT / WIDTH, (top + 20) / height, 14 / WIDTH, (len(above) - 50) / height))
+    _key(figure, limit, beyond, (_RIGHT / WIDTH, (top + 20) / height, 14 / WIDTH, (len(above) - 50) / height))
     _notes(main, order, notes or {})
     still = int(constant_rows(values).sum())
     figure.text(
@@ -156,7 +156,7 @@ def _colours(
         reduced = furthest(reduced.T, ROWS).T
         places = np.arange(ROWS) * len(still) // ROWS
         still, median = np.minimum.reduceat(still, places), median[places]
-    colours, limit, beyond = scaled(reduced, quiet=still)
+    colours, limit, beyond = _scaled(reduced, quiet=still)
     colours[still] = _GREY
     usual = colormaps["RdBu_r"](np.clip(median[:, 0] / limit, -1, 1) / 2 + 0.5)
     return colours, usual, limit, beyond
@@ -170,7 +170,7 @@ def _enlarged(picture: Float[np.ndarray, "row column 4"]) -> UInt8[np.ndarray, "
     return pixels
 
 
-def scaled(
+def _scaled(
     rows: Float[np.ndarray, "row column"], quiet: np.ndarray | None = None
 ) -> tuple[Float[np.ndarray, "row column 4"], float, bool]:
     finite = np.isfinite(rows)
@@ -203,7 +203,7 @@ def _strip(figure: Figure, layer: Rows, order: Order, usual: Float[np.ndarray, "
         columns.insert(0, np.where((units >= layer.ahead)[:, None], (0.0, 0.45, 0.7, 1.0), (1.0, 1.0, 1.0, 1.0)))
         names.insert(0, "reads back")
     width = 14 * len(columns)
-    strip = _axes(figure, _LEFT - width - 4, _BOTTOM, width, ROWS)
+    strip = _axes(figure, _LEFT - width - 8, _BOTTOM, width, ROWS)
     strip.imshow(np.stack(columns, axis=1), aspect="auto", interpolation="nearest")
     strip.set_yticks([])
     strip.tick_params(bottom=True, labelbottom=True)
@@ -251,7 +251,7 @@ def _trace(panel: Axes, name: str, values: Float64[np.ndarray, " reading"]) -> N
 
 def _label(panel: Axes, name: str) -> None:
     words = name.replace("_", " ").replace(", ", ",\n")
-    panel.text(-38 / COLUMNS if panel.get_yticks().size else -5 / COLUMNS, 0.5, words, fontsize=8, ha="right",
+    panel.text(-42 / COLUMNS if panel.get_yticks().size else -5 / COLUMNS, 0.5, words, fontsize=8, ha="right",
                va="center", transform=panel.transAxes)  # fmt: skip
 
 
@@ -289,7 +289,7 @@ def weekday(known: KnownWeek, day: int) -> str:
     return _DAYS[(int(known.local_time[0] // 86_400_000_000) + day) % 7]
 
 
-def draw_key(figure: Figure, limit: float, beyond: bool, at: tuple[float, float, float, float]) -> None:
+def _key(figure: Figure, limit: float, beyond: bool, at: tuple[float, float, float, float]) -> None:
     key = figure.add_axes(at)
     ramp = colormaps["RdBu_r"](np.linspace(1, 0, 100))[:, None]
     key.imshow(ramp, extent=(0, 1, -limit, limit), aspect="auto")

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from scipy.stats import rankdata
 
 from heartnet.diagnostics.heatmap import Rows
 from heartnet.diagnostics.signals import KnownWeek, carried
 from heartnet.diagnostics.units import Meaning
-from heartnet.figure_heatmap import draw_key, mark_colours, scaled, weekday
+from heartnet.figure_heatmap import mark_colours, weekday
 
 
 def best_unit_figure(
@@ -41,7 +43,7 @@ def unit_figure(
     """Draw a week's first trace (heart rate), a row for each day, coloured by one unit's activation.
 
     After S. Carter, D. Ha, I. Johnson and C. Olah, "Experiments in Handwriting with a Neural Network", Distill 2016,
-    which the seeds name. The scale ends at the 99th percentile of the distance from the unit's median, white there.
+    which the seeds name. Colours are ranks, as the statistics of units are: white is the unit's median.
     Under the trace stands the signal, if it is one of the marks. Without times, rows are equal numbers of readings.
 
     Args:
@@ -55,7 +57,8 @@ def unit_figure(
     name, trace = next(iter(known.traces.items()))
     shown = carried(np.asarray(trace, dtype=np.float64))
     here = values[np.arange(readings) * len(values) // readings]
-    colour, limit, _ = scaled(here[None] - np.median(here))
+    ranks = (rankdata(here) - 0.5) / readings
+    colour = colormaps["RdBu_r"](ranks)
     days = known.days
     if days is None:
         unit, span = "readings", readings / 7
@@ -74,7 +77,7 @@ def unit_figure(
     mark = known.marks.get(signal)
     for row, ax in enumerate(grid):
         at = np.flatnonzero(rows == row)
-        _coloured(ax, x[at], shown[at], colour[0, at], gap=span / 48)
+        _coloured(ax, x[at], shown[at], colour[at], gap=span / 48)
         if mark is not None:
             ax.fill_between(
                 x[at], low - (high - low) * 0.16, low - (high - low) * 0.04, where=mark[at] == 1, step="mid",
@@ -91,7 +94,14 @@ def unit_figure(
     label = f"; bars: {signal.replace('_', ' ')}" if mark is not None else ""
     figure.text(0.07, 1 - 0.27 / height, f"{title}   (step {step:,})", fontsize=11)
     figure.text(0.015, 0.5, f"{name.replace('_', ' ')}{label}", rotation=90, va="center", fontsize=9)
-    draw_key(figure, limit, False, (0.925, 0.3, 0.014, 0.4))
+    key = figure.add_axes((0.925, 0.3, 0.014, 0.4))
+    key.imshow(colormaps["RdBu_r"](np.linspace(1, 0, 100))[:, None], extent=(0, 1, 0, 1), aspect="auto")
+    key.set_xticks([])
+    shares = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
+    key.set_yticks(shares, [f"{value:.2g}" for value in np.quantile(here, shares)])
+    key.yaxis.tick_right()
+    key.tick_params(labelsize=7.5, length=2)
+    key.set_title("activation\n(by rank)", fontsize=8)
     return figure
 
 
@@ -104,7 +114,7 @@ def notes_of(layer: str, meanings: Sequence[Meaning]) -> dict[int, str]:
             best = max(units, key=lambda i: abs(each.effects[i]))
             words = f"{each.signal.replace('_', ' ')} {each.shown(each.effects[best]):.2f}"
             found.setdefault(int(each.numbers[best]), []).append(words)
-    return {unit: ", ".join(words) for unit, words in found.items()}
+    return {unit: ", ".join(words[:2]) for unit, words in found.items()}
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:

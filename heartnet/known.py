@@ -12,6 +12,8 @@ from heartnet.diagnostics.signals import KnownWeek
 from heartnet.hourly import HOURLY
 from heartnet.weeks import UNKNOWN
 
+_TELLING = ("asleep", "in_workout")
+
 
 def known_week(probe: Probe, place: int, data: WeeksDataModule | None = None, row: int = -1) -> KnownWeek:
     """Return what the data knows of a week, or what can be told from the probe alone.
@@ -28,6 +30,25 @@ def known_week(probe: Probe, place: int, data: WeeksDataModule | None = None, ro
     values = probe.inputs[place, :length].double().cpu().numpy()
     dt = None if probe.dt is None else probe.dt[place, :length].double().cpu().numpy()
     return KnownWeek(dict(zip(probe.channels, values.T, strict=True)), dt)
+
+
+def telling_rows(data: WeeksDataModule, weeks: int, among: int) -> list[int]:
+    """Return rows of weeks to measure on: those that tell most of sleep and workouts, or, if none does, the longest.
+
+    Of the first `among` weeks of the validation split (of the training split if that is empty), those whose share of
+    readings asleep and share in workouts are both far from 0 and 1. The longest weeks are those of much sport and few
+    nights.
+    """
+    rows = (data.rows["val"] if len(data.rows["val"]) else data.rows["train"])[:among]
+    told = [(_told(data, int(row)), int(np.diff(data.weeks.offsets)[row])) for row in rows]
+    best = sorted(range(len(rows)), key=lambda place: told[place], reverse=True)[:weeks]
+    return [int(rows[place]) for place in best]
+
+
+def _told(data: WeeksDataModule, row: int) -> float:
+    span = slice(int(data.weeks.offsets[row]), int(data.weeks.offsets[row + 1]))
+    shares = [float((marks[span] == 1).mean()) for name, marks in data.weeks.annotations.items() if name in _TELLING]
+    return float(np.prod([4 * share * (1 - share) for share in shares])) if shares else 0.0
 
 
 def _from_readings(data: WeeksDataModule, row: int) -> KnownWeek:

@@ -20,8 +20,8 @@ def unit_table(meanings: Sequence[Meaning], untrained: Sequence[Meaning]) -> pl.
 
     Columns: `signal`; `rank`; `layer` and `unit`; `measure` (auc or rank_correlation); `value` (AUC from 0.5, or
     |rank correlation|); `direction` (rises or falls with the signal); `lag` (readings after the signal); `p`
-    (corrected for all that was tried); `chance`, `untrained`, `inputs` (what the best reaches by chance, in the
-    untrained network, of the inputs); `beyond` (above all three).
+    (corrected for all that was tried); `chance`, `untrained`, `untrained_layer`, `inputs` (what the best reaches by
+    chance, in the untrained network, in the same layer of it, of the inputs); `beyond` (above all of them).
     """
     before = {each.signal: each for each in untrained}
     frames = []
@@ -39,21 +39,24 @@ def unit_table(meanings: Sequence[Meaning], untrained: Sequence[Meaning]) -> pl.
                 "direction": ["falls" if each.effects[i] < 0 else "rises" for i in place],
                 "lag": each.lags[place],
                 "p": each.p[place],
+                "untrained_layer": [_best_of(before.get(each.signal), each.layers[i]) for i in place],
                 **{name: [value] * len(place) for name, value in rivals.items()},
                 "beyond": [int(i) in found for i in place],
-            })
+            }, schema_overrides=dict.fromkeys(("untrained_layer", "untrained", "inputs"), pl.Float64))
         )  # fmt: skip
-    return pl.concat(frames) if frames else pl.DataFrame()
+    return pl.concat(frames) if frames else pl.DataFrame(schema={"signal": pl.String, "layer": pl.String})
 
 
-def markdown(table: pl.DataFrame, most: int = 5) -> str:
-    """Return the first `most` rows of each signal, for TensorBoard's text tab."""
+def markdown(table: pl.DataFrame) -> str:
+    """Return the best unit of each layer for each signal, best first, for TensorBoard's text tab."""
     lines = [
-        "| signal | unit | value | with the signal | readings after it | p | chance | untrained | inputs | beyond |",
-        "|---|---|---:|---|---:|---:|---:|---:|---:|---|",
+        "| signal | unit | value | with it | readings after it | p "
+        "| untrained, this layer | untrained | inputs | chance | beyond |",
+        "|---|---|---:|---|---:|---:|---:|---:|---:|---:|---|",
     ]
-    for row in table.filter(pl.col("rank") <= most).iter_rows(named=True) if table.height else ():
-        numbers = ["–" if row[name] is None else f"{row[name]:.3f}" for name in ("chance", "untrained", "inputs")]
+    for row in table.unique(["signal", "layer"], keep="first", maintain_order=True).iter_rows(named=True):
+        rivals = ("untrained_layer", "untrained", "inputs", "chance")
+        numbers = ["–" if row[name] is None else f"{row[name]:.3f}" for name in rivals]
         lines.append(
             f"| {row['signal']} | {row['layer']} {row['unit']} | {row['value']:.3f} {row['measure'].replace('_', ' ')} "
             f"| {row['direction']} | {row['lag']} | {row['p']:.3f} | {' | '.join(numbers)} "
@@ -68,8 +71,14 @@ def verdict(meanings: Sequence[Meaning], untrained: Sequence[Meaning], step: int
     That no unit tells a heart rate, or the hour, better than the inputs is in the table alone.
     """
     before = {each.signal: each for each in untrained}
-    told = [each for each in meanings if each.binary or beyond(each, before.get(each.signal))]
-    return [finding for each in told if (finding := _finding(each, before.get(each.signal), step)) is not None]
+    told = [_finding(each, before.get(each.signal), step) for each in worth_telling(meanings, untrained)]
+    return [each for each in told if each is not None]
+
+
+def worth_telling(meanings: Sequence[Meaning], untrained: Sequence[Meaning]) -> list[Meaning]:
+    """Return the marks, and the other signals that some unit tells beyond chance, the inputs and no training."""
+    before = {each.signal: each for each in untrained}
+    return [each for each in meanings if each.binary or beyond(each, before.get(each.signal))]
 
 
 def _finding(meaning: Meaning, untrained: Meaning | None, step: int) -> Finding | None:
@@ -109,6 +118,15 @@ def _rivals(meaning: Meaning, untrained: Meaning | None) -> dict[str, float | No
         "untrained": None if untrained is None or before is None else untrained.shown(untrained.effects[before]),
         "inputs": None if place is None else meaning.shown(meaning.effects[place]),
     }
+
+
+def _best_of(meaning: Meaning | None, layer: str) -> float | None:
+    effects = (
+        []
+        if meaning is None
+        else [abs(e) for e, name in zip(meaning.effects, meaning.layers, strict=True) if name == layer]
+    )
+    return meaning.shown(max(effects)) if meaning is not None and effects else None
 
 
 def to_plain(meanings: Sequence[Meaning]) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ ACTIVATIONS: Mapping[str, Activation] = {
         Activation("hardtanh", -1.0, 1.0, bounded=True, exact=True),
     )
 }
-"""The functions that are known, with the bounds for their default arguments; a test holds the bounds against autograd."""
+"""The functions that are known, with bounds for their default arguments; a test holds them against autograd."""
 
 _LAYERS = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 _MIXES = (
@@ -80,10 +80,10 @@ class Place:
 
 
 class Seen(Protocol):
-    """What is told of each layer: once before its activation is known, then again when it is.
+    """What is told of each layer, in this order.
 
-    `activation` is None for the bare output of a layer; an `Activation` for what goes into it; and `"unknown"` for what
-    reaches the next layer through something that is no known activation.
+    `activation` is `"input"` for what goes into the layer; None for what it puts out; an `Activation` for what goes
+    into that; or `"unknown"` for what reaches the next layer through something that is no known activation.
     """
 
     def __call__(
@@ -99,13 +99,14 @@ class Trace(TorchFunctionMode):
     What it puts out is followed through normalisation, dropout, sums, masks, pooling and transposition. What runs
     inside compiled or scripted code, or in a function of C++, cannot be followed.
 
-    `recurrent(name, module, inputs, output)` is called when a recurrent layer has run.
+    `recurrent(place, module, inputs, output)` is called when a recurrent layer has run. Dropout does nothing meanwhile:
+    its noise would hide that a unit does not depend on the input.
 
-    Use it under `torch.no_grad`, on a network without hooks of others: it adds hooks, and `close` removes them.
+    Use it on a copy of a network (`heartnet.diagnostics.replay`), since the copy's dropout is turned off.
     """
 
     def __init__(
-        self, network: nn.Module, prefix: str, seen: Seen, recurrent: Callable[[str, nn.RNNBase, Any, Any], None]
+        self, network: nn.Module, prefix: str, seen: Seen, recurrent: Callable[[Place, nn.RNNBase, Any, Any], None]
     ) -> None:
         super().__init__()
         self._seen, self._recurrent = seen, recurrent
@@ -113,15 +114,14 @@ class Trace(TorchFunctionMode):
         self._order = 0
         self._busy = False
         self._known: set[tuple[str, int]] = set()  # layers whose activation has been seen
-        self._handles = []
         for name, module in network.named_modules():
-            full = ".".join(part for part in (prefix, plain_name(name)) if part)
-            self._handles.append(module.register_forward_pre_hook(self._enter(full)))
-            self._handles.append(module.register_forward_hook(self._leave(full), always_call=True))
-
-    def close(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+            full = plain_name(name).removeprefix(prefix)
+            module.register_forward_pre_hook(self._enter(full))
+            module.register_forward_hook(self._leave(), always_call=True)
+            if "drop" in type(module).__name__.lower():
+                module.training = False
+            elif isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+                module.dropout = 0.0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -134,20 +134,28 @@ class Trace(TorchFunctionMode):
         if place is not None and activation is not None:
             self._known.add((place.name, place.order))
             self._tell(place, activation, given)
+        if "dropout" in name and isinstance(given, Tensor):
+            return given
         layer = name in _LAYERS
-        if layer and place is not None and (place.name, place.order) not in self._known and given is not None:
+        if layer and place is not None and (place.name, place.order) not in self._known:
             self._tell(place, "unknown", given)
         result = func(*args, **kwargs)
         if isinstance(result, Tensor) and result.is_floating_point() and result.dim() > 0:
-            self._follow(name, layer, args, result)
+            if layer:
+                self._start(name, given, result)
+            else:
+                self._follow(name, args, result)
         return result
 
-    def _follow(self, name: str, layer: bool, args: Any, result: Tensor) -> None:
-        if layer:
-            spatial = int(name[-2]) if name.startswith("conv") else 0
-            self._mark(result, self._new(result.dim() - 1 - spatial))
-            self._tell(place_of(result), None, result)
-            return
+    def _start(self, name: str, given: Any, result: Tensor) -> None:
+        axis = result.dim() - 1 - (int(name[-2]) if name.startswith("conv") else 0)
+        place = self._new(axis)
+        self._mark(result, place)
+        if isinstance(given, Tensor) and given.dim() == result.dim():
+            self._tell(place, "input", given)
+        self._tell(place, None, result)
+
+    def _follow(self, name: str, args: Any, result: Tensor) -> None:
         if name in _MIXES:
             self._mark(result, None)
             return
@@ -172,7 +180,7 @@ class Trace(TorchFunctionMode):
         assert place is not None
         self._busy = True  # what is computed in there is not the network's
         try:
-            self._seen(place, activation, units_last(tensor, place.axis))
+            self._seen(place, activation, units_last(tensor.detach(), place.axis))
         finally:
             self._busy = False
 
@@ -182,16 +190,16 @@ class Trace(TorchFunctionMode):
 
         return enter
 
-    def _leave(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def _leave(self) -> Callable[[nn.Module, Any, Any], None]:
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-            if self._running:
-                self._running.pop()
             if isinstance(module, nn.RNNBase) and output is not None:
                 self._busy = True
                 try:
-                    self._recurrent(name, module, inputs, output)
+                    self._recurrent(self._new(2), module, inputs, output)
                 finally:
                     self._busy = False
+            if self._running:
+                self._running.pop()
 
         return leave
 

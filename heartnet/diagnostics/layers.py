@@ -62,7 +62,7 @@ def find_layers(
     for name, module in network.named_modules(remove_duplicate=False):
         kind = kind_of(module)
         if kind is not None:
-            names.setdefault(id(module), []).append(name.replace("_orig_mod.", "").removesuffix("._orig_mod"))
+            names.setdefault(id(module), []).append(plain_name(name))
             found[id(module)] = module, kind
     everything = [Layer(names[key][0], module, kind, tuple(names[key][1:])) for key, (module, kind) in found.items()]
     for pattern in patterns:
@@ -73,6 +73,11 @@ def find_layers(
                 f"Its layers are {', '.join(known) or 'none that can be seen from outside'}"
             )
     return [layer for layer in everything if layer.kind in kinds and _fits(layer, patterns)]
+
+
+def plain_name(name: str) -> str:
+    """Return a dotted name without what `torch.compile` adds to it."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def kind_of(module: nn.Module) -> Kind | None:
@@ -103,7 +108,7 @@ def watch(
                 return
             axis = _unit_axis(layer.kind, module, tensor, axes)
             axes[tensor.shape] = axis
-            seen(layer, _units_last(tensor, axis))
+            seen(layer, units_last(tensor, axis))
 
         return see
 
@@ -144,7 +149,8 @@ def _spatial(module: nn.Module) -> int:
     return len(module.kernel_size)
 
 
-def _units_last(tensor: Tensor, axis: int) -> Tensor:
+def units_last(tensor: Tensor, axis: int) -> Float[Tensor, "batch position unit"]:
+    """Return a tensor with the units of `axis` last and all between them and the first axis flattened."""
     if axis == 0:  # one sequence without a batch
         tensor, axis = tensor[None], 1
     if tensor.dim() == 1:

@@ -1,0 +1,173 @@
+"""Which units are dead, constant or saturated, in which layer it starts, when it happened, and what came before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
+
+from heartnet.diagnostics.dead_units import LayerUnits, look
+from heartnet.diagnostics.deaths import CHECK, Deaths
+from heartnet.diagnostics.unit_gradients import GradientNorms, UnitGradients
+from heartnet.errors import HeartnetError
+from heartnet.findings import Finding, publish
+
+_GATES = ("input", "forget", "cell", "output", "reset", "update", "new")
+
+
+class DeadUnits(lightning.Callback):
+    """Watches every unit of every layer while a network trains.
+
+    A unit is *dead* if its activation stayed flat for every value of several looks and no gradient reached it in any
+    step since (ReLU below 0); *constant* if what its layer is given does not depend on the input, because an earlier
+    layer is dead; *saturated* if its sigmoid, tanh or gate is at its ends for 95 % of the time. A finding names the
+    layer in which it starts, the step, the largest gradient (and learning rate) before it, and the layers that are
+    constant because of it.
+
+    A look does the training step of one batch again on a copy, without dropout
+    (`heartnet.diagnostics.dead_units.look`): at the steps 0, 1, 2, 4, 8 … and every `every_n_steps`. Padding counts as
+    no time where the batch, or what a module is called with, has `lengths`. Gradients are those of biases
+    (of the normalisation's, if there is one in between), at every step. Training is not disturbed: weights end up the
+    same, bit for bit.
+
+    Works on any LightningModule, whether its activations are modules or functions. What cannot be seen is said in the
+    verdict: the inner layers and gates of an `nn.LSTM` or `nn.GRU` of several layers, what runs in scripted code. A
+    penalty on biases in the loss gives dead units a gradient, and hides them.
+
+    Logs at every look, by layer:
+        `dead_units/{layer}/dead`, `…/constant`, `…/saturated`: shares of the layer's units.
+        `dead_units/{layer}/active`: share of time at which the activation is not flat, mean over units.
+        `dead_units/{layer}/spread`: standard deviation over time before the activation, mean over units.
+        `dead_units/{layer}/gradient`: largest gradient of a unit's bias since the last look, mean over units.
+        `dead_units/{layer}/saturated/{gate}`: share of units that a gate of a recurrent layer saturates.
+        `dead_units/{layer}/before_activation`: a histogram of values, at every `histograms`-th look.
+        `findings`: the table of verdicts (text).
+
+    Appends to `findings.jsonl` in the run's folder, and keeps the shares of each layer in `deaths`. With several
+    processes, rank zero speaks of its share of the data.
+
+    Args:
+        every_n_steps: how often to look; a look takes less time than half a training step.
+        confirm: looks in a row that have to agree before a unit is called dead or saturated.
+        limit: share of a layer's units that may be dead.
+        histograms: draw histograms at every n-th look; 0 for none.
+
+    Raises:
+        HeartnetError: an argument that cannot work.
+    """
+
+    def __init__(self, every_n_steps: int = 50, confirm: int = 3, limit: float = 0.1, histograms: int = 4) -> None:
+        for name, value, least in (
+            ("every_n_steps", every_n_steps, 1), ("confirm", confirm, 1), ("histograms", histograms, 0),
+        ):  # fmt: skip
+            if value < least:
+                raise HeartnetError(f"callbacks.dead_units.{name}={value}: must be at least {least}")
+        if not 0 <= limit < 1:
+            raise HeartnetError(f"callbacks.dead_units.limit={limit}: must be from 0 up to but not including 1")
+        self.every_n_steps, self.confirm, self.limit, self.histograms = every_n_steps, confirm, limit, histograms
+        self.deaths = Deaths()
+        self._gradients: UnitGradients | None = None
+        self._norms = GradientNorms()
+        self._batches = self._looks = 0
+        self._failed = ""
+        self._pending: list[Finding] = []
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        del trainer
+        prefix = _prefix(pl_module)
+        self.deaths = Deaths(self.confirm, self.limit, _settings(pl_module))
+        self._gradients, self._norms = UnitGradients(pl_module, prefix), GradientNorms()
+        self._batches, self._looks, self._failed, self._pending = 0, 0, "", []
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        number, self._batches = self._batches, self._batches + 1
+        early = number < self.every_n_steps and number & (number - 1) == 0
+        if (early or number % self.every_n_steps == 0) and trainer.is_global_zero and not self._failed:
+            self._look(trainer, pl_module, batch, batch_idx)
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        del pl_module
+        if self._gradients is not None and trainer.is_global_zero:
+            self._gradients.see(trainer.global_step)
+            self._norms.see(trainer.global_step, optimizer, _which(trainer, optimizer))
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        del pl_module
+        self._publish(trainer, together=True)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        del pl_module
+        self._pending += self.deaths.end(trainer.global_step)
+        self._publish(trainer, together=True)
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        del trainer, pl_module, stage
+        self._gradients, self._norms = None, GradientNorms()
+
+    def _look(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, index: int) -> None:
+        step, plugin = trainer.global_step, trainer.strategy.precision_plugin
+        try:
+            layers = look(pl_module, batch, index, plugin.train_step_context, _prefix(pl_module))
+        except Exception as error:  # whatever a foreign module does, its training goes on
+            self._give_up(f"{type(error).__name__}: {' '.join(str(error).split())}", step)
+        else:
+            if layers:
+                self._judge(trainer, layers, step)
+            else:
+                self._give_up("no convolution, linear or recurrent layer of it ran", step)
+        self._publish(trainer, together=False)
+
+    def _judge(self, trainer: lightning.Trainer, layers: Sequence[LayerUnits], step: int) -> None:
+        gradients = {} if self._gradients is None else self._gradients.read()
+        self._pending += self.deaths.see(step, layers, gradients, self._norms.before)
+        draw = self.histograms > 0 and self._looks % self.histograms == 0
+        self._looks += 1
+        for logger in trainer.loggers:
+            logger.log_metrics(_scalars(self.deaths, layers), step=step)
+            add_histogram = getattr(getattr(logger, "experiment", None), "add_histogram", None)
+            if draw and add_histogram is not None:
+                for layer in (each for each in layers if len(each.sample)):
+                    add_histogram(f"dead_units/{layer.name}/before_activation", layer.sample, global_step=step)
+
+    def _give_up(self, why: str, step: int) -> None:
+        self._failed = f"the training step cannot be done again on a copy, so dead units cannot be seen ({why})"
+        rank_zero_warn(f"dead_units: {self._failed}")
+        self._pending.append(Finding(CHECK, "warn", "network", None, None, "", self._failed, (), step))
+
+    def _publish(self, trainer: lightning.Trainer, *, together: bool) -> None:
+        """Publish what was found; with several processes, where all of them are here."""
+        if (trainer.world_size == 1 and self._pending) or (trainer.world_size > 1 and together):
+            found, self._pending = self._pending, []
+            publish(found, trainer)
+
+
+def _scalars(deaths: Deaths, layers: Sequence[LayerUnits]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for layer in layers:
+        state = deaths.states[layer.name]
+        named: dict[str, float] = {**vars(state), **{f"saturated/{gate}": share for gate, share in layer.stuck.items()}}
+        found |= {f"dead_units/{layer.name}/{name}": value for name, value in named.items() if not math.isnan(value)}
+    return found
+
+
+def _prefix(module: lightning.LightningModule) -> str:
+    """Return what is taken off the names of layers: those of heartnet's networks are named within the network."""
+    return "network." if _settings(module) else ""
+
+
+def _settings(module: lightning.LightningModule) -> dict[str, object]:
+    """Return what a network of heartnet was made with, by Hydra override; empty for a network from elsewhere."""
+    arguments = getattr(getattr(module, "network", None), "arguments", None)
+    return {f"model.{name}": value for name, value in arguments.items()} if isinstance(arguments, Mapping) else {}
+
+
+def _which(trainer: lightning.Trainer, optimizer: torch.optim.Optimizer) -> int:
+    return next((i for i, each in enumerate(trainer.optimizers) if each is optimizer), 0)

@@ -53,6 +53,28 @@ def isolated(network: nn.Module, dtype: torch.dtype = torch.float64) -> Iterator
         yield _measurable_copy(network, dtype)
 
 
+def bare_copy(network: nn.Module) -> nn.Module:
+    """Return a copy of `network` in its mode and type, without others' hooks, compilation or trainer (see `isolated`).
+
+    Raises:
+        HeartnetError: the network cannot be copied.
+    """
+    memo = _memo(network)
+    try:
+        twin = copy.deepcopy(network, memo)
+    except Exception as error:  # whatever a foreign module holds decides what is raised
+        raise HeartnetError(
+            f"{type(network).__name__} cannot be copied to be measured ({type(error).__name__}: {error}); "
+            "give the callback a `probe` whose network is the part that computes the logits"
+        ) from error
+    assert isinstance(twin, nn.Module)
+    for module in twin.modules():
+        for name in _TRAINERS:
+            if name in vars(module):
+                vars(module).update({name: None, "log": _say_nothing, "log_dict": _say_nothing})
+    return twin
+
+
 @contextmanager
 def rng_untouched() -> Iterator[None]:
     """Put the random streams of torch (all devices), NumPy and Python back at the end, also after an error."""
@@ -86,20 +108,9 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _measurable_copy(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    memo = _memo(network)
-    try:
-        twin = copy.deepcopy(network, memo)
-    except Exception as error:  # whatever a foreign module holds decides what is raised
-        raise HeartnetError(
-            f"{type(network).__name__} cannot be copied to be measured ({type(error).__name__}: {error}); "
-            "give the callback a `probe` whose network is the part that computes the logits"
-        ) from error
-    assert isinstance(twin, nn.Module)
+    twin = bare_copy(network)
     twin = twin.to(dtype).eval().requires_grad_(False)
     for module in twin.modules():
-        for name in _TRAINERS:
-            if name in vars(module):
-                vars(module).update({name: None, "log": _say_nothing, "log_dict": _say_nothing})
         if isinstance(module, nn.RNNBase):
             module.dropout = 0.0
             module.train()

@@ -1,0 +1,179 @@
+"""Where the first value that is not finite comes from: module, tensor and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from heartnet.diagnostics.replay import Replay, Streams, batch_size, loss_of, tensors_in
+
+What = Literal["input", "parameter", "buffer", "output", "loss", "gradient"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """The first tensor of a training step that holds NaN or infinity.
+
+    Attributes:
+        module: dotted name; `""` for the whole module.
+        what: which of the module's tensors; a gradient is that of the loss with respect to its output, input or
+            parameter, as `tensor` says.
+        tensor: which, in words, for example `"weight"`, `"output"` or `"argument 0"`.
+        count: values that are not finite.
+        size: values there are.
+        samples: rows of the batch that hold them; None if the tensor has no dimension of the batch.
+        after: the module that ran last before and put out finite values; `""` if there is none.
+        source: the part of the batch that holds as many of them, for an input; `""` if there is none.
+    """
+
+    module: str
+    what: What
+    tensor: str
+    count: int
+    size: int
+    samples: tuple[int, ...] | None
+    after: str
+    source: str = ""
+
+
+def locate(replay: Replay, batch: Any, index: int = 0, streams: Streams | None = None) -> Place | None:
+    """Return the first non-finite tensor of a training step, done once more on a copy; None if all are finite.
+
+    In the order in which things happen: of each module its arguments, parameters, buffers and output; then the loss;
+    then, going backward, gradients of outputs, arguments and parameters. The copy's buffers are those after the step,
+    so running statistics are only looked at where they are read.
+
+    Raises:
+        Exception: whatever the training step raises.
+    """
+    trace = _Trace(batch_size(batch))
+    with _watched(replay.twin, trace):
+        loss = loss_of(replay.step(batch, index, streams, backward=True))
+    if trace.forward is not None:
+        return replace(trace.forward, source=_source(trace.forward, batch)) if not trace.last else trace.forward
+    if loss is not None and not _finite(loss):
+        return trace.place("", "loss", "loss", loss)
+    return trace.backward
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Return whether every value is finite."""
+    return all(_finite(each) for each in tensors)
+
+
+def _source(place: Place, batch: Any) -> str:
+    named = batch.items() if isinstance(batch, Mapping) else enumerate(batch if isinstance(batch, tuple | list) else ())
+    for name, values in named:
+        same = isinstance(values, Tensor) and values.is_floating_point() and values.numel() == place.size
+        if same and int((~values.isfinite()).sum()) == place.count:
+            return f"batch[{name!r}]"
+    return ""
+
+
+class _Trace:
+    """What has been seen, in order; only the first place forward and the first backward are kept."""
+
+    def __init__(self, size: int | None) -> None:
+        self.size = size
+        self.last = ""  # the last leaf whose output was finite
+        self.forward: Place | None = None
+        self.backward: Place | None = None
+
+    def see(self, module: str, what: What, tensor: str, values: Tensor, axis: int = 0) -> None:
+        if self.forward is None and not _finite(values):
+            self.forward = self.place(module, what, tensor, values, axis)
+
+    def see_gradient(self, module: str, tensor: str, values: Tensor, axis: int = 0) -> None:
+        if self.backward is None and not _finite(values):
+            self.backward = self.place(module, "gradient", tensor, values, axis)
+
+    def place(self, module: str, what: What, tensor: str, values: Tensor, axis: int = 0) -> Place:
+        wrong = ~values.detach().isfinite()
+        owned = what in ("parameter", "buffer", "loss") or tensor.startswith("parameter")
+        rows = None if owned else self._rows(wrong, axis)
+        return Place(module, what, tensor, int(wrong.sum()), wrong.numel(), rows, self.last)
+
+    def _rows(self, wrong: Tensor, axis: int) -> tuple[int, ...] | None:
+        """Return samples by the dimension of the batch: `axis` if it fits, else the first that does."""
+        axes = [axis, *range(wrong.dim())]
+        fits = [each for each in axes if each < wrong.dim() and wrong.shape[each] == self.size]
+        if not fits:
+            return None
+        flat = wrong.movedim(fits[0], 0).flatten(1) if wrong.dim() > 1 else wrong[:, None]
+        return tuple(flat.any(dim=1).nonzero()[:, 0].tolist())
+
+
+@contextmanager
+def _watched(network: nn.Module, trace: _Trace) -> Iterator[None]:
+    handles: list[Any] = []
+    for name, module in network.named_modules():
+        if module is network:
+            continue
+        handles.append(module.register_forward_pre_hook(_before(name, trace), with_kwargs=True))
+        handles.append(module.register_forward_hook(_after(name, trace)))
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            owner, _, short = name.rpartition(".")
+            hook = _gradient(owner, f"parameter {short}", trace)
+            handles.append(parameter.register_hook(hook))  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _before(name: str, trace: _Trace) -> Any:
+    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        axis = _batch_axis(module)
+        for number, tensor in enumerate(tensors_in([args, kwargs])):
+            if tensor.is_floating_point():
+                trace.see(name, "input", f"argument {number}", tensor, axis)
+                if tensor.requires_grad:
+                    tensor.register_hook(_gradient(name, f"argument {number}", trace, axis))  # type: ignore[no-untyped-call]
+        for what, parameter in module.named_parameters(recurse=False):
+            trace.see(name, "parameter", what, parameter)
+        if not module.training:
+            for what, values in module.named_buffers(recurse=False):
+                if values.is_floating_point():
+                    trace.see(name, "buffer", what, values)
+
+    return look
+
+
+def _after(name: str, trace: _Trace) -> Any:
+    def look(module: nn.Module, args: Any, output: Any) -> None:
+        del args
+        axis = _batch_axis(module)
+        for tensor in tensors_in(output if not hasattr(output, "_fields") else list(output)):
+            if tensor.is_floating_point():
+                trace.see(name, "output", "output", tensor, axis)
+                if tensor.requires_grad:
+                    tensor.register_hook(_gradient(name, "output", trace, axis))  # type: ignore[no-untyped-call]
+        if trace.forward is None and not list(module.children()):
+            trace.last = name
+
+    return look
+
+
+def _gradient(name: str, tensor: str, trace: _Trace, axis: int = 0) -> Any:
+    def look(gradient: Tensor) -> None:
+        trace.see_gradient(name, tensor, gradient, axis)
+
+    return look
+
+
+def _batch_axis(module: nn.Module) -> int:
+    recurrent = isinstance(module, nn.RNNBase | nn.MultiheadAttention)
+    return 1 if recurrent and not module.batch_first else 0
+
+
+def _finite(values: Tensor) -> bool:
+    values = values.detach()
+    values = values.coalesce().values() if values.is_sparse else values
+    return bool(torch.isfinite(values).all())

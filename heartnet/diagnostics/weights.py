@@ -1,0 +1,152 @@
+"""The weights of a network in training: which gradients reach them, and how far a step moves them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass
+class Weight:
+    """One parameter, and what has been seen of it, counted in batches.
+
+    Attributes:
+        name: as `named_parameters` gives it, without what `torch.compile` adds.
+        layer: the module that holds it.
+        tensor: the parameter.
+        optimised: an optimiser has it.
+        asked: batches in which it asked for a gradient.
+        reached: … and a gradient was there after the backward pass.
+        nonzero: … that was not all zeros.
+        steps: optimiser steps that were looked at while it asked for a gradient.
+        moved: … after which it was another.
+    """
+
+    name: str
+    layer: str
+    tensor: Tensor
+    optimised: bool
+    asked: int = 0
+    reached: int = 0
+    nonzero: int = 0
+    steps: int = 0
+    moved: int = 0
+
+
+class Weights:
+    """All parameters of a network, each once, also where layers share them.
+
+    Args:
+        network: whose parameters.
+        optimised: those that the optimisers have.
+    """
+
+    def __init__(self, network: nn.Module, optimised: Iterable[Tensor]) -> None:
+        held = {id(each) for each in optimised}
+        named = [(plain(name), each) for name, each in network.named_parameters()]
+        named = [(name, each) for name, each in named if not isinstance(each, nn.UninitializedParameter)]
+        self.all = [Weight(name, name.rpartition(".")[0], each, id(each) in held) for name, each in named]
+        self.layers: dict[str, list[int]] = {}
+        for place, each in enumerate(self.all):
+            self.layers.setdefault(each.layer, []).append(place)
+        self.batch: dict[int, float] = {}  # gradient norms of the batch, by place in `all`
+        self._before: list[Tensor] | None = None
+
+    def norms(self) -> tuple[list[int], Float[Tensor, " weight"]]:
+        """Return the places of the weights that have a gradient, and its norms, in float32, on their device."""
+        places = [place for place, each in enumerate(self.all) if each.tensor.grad is not None]
+        gradients = [_values(self.all[place].tensor.grad) for place in places]
+        if not gradients:
+            return [], torch.zeros(0)
+        device = gradients[0].device
+        found = torch._foreach_norm(gradients, 2, dtype=torch.float32)
+        return places, torch.stack([each.to(device) for each in found])
+
+    def not_finite(self) -> list[str]:
+        """Return the names of the weights whose gradient holds NaN or infinity."""
+        gradients = [(each.name, each.tensor.grad) for each in self.all]
+        return [name for name, grad in gradients if grad is not None and not bool(_values(grad).isfinite().all())]
+
+    def note(self, places: Sequence[int], norms: Sequence[float]) -> None:
+        """Note the gradient norms after a backward pass; there may be several in a batch."""
+        self.batch.update(zip(places, norms, strict=True))
+
+    def end_batch(self) -> dict[int, float]:
+        """Count what the batch brought, and return its gradient norms."""
+        done, self.batch = self.batch, {}
+        for place, each in enumerate(self.all if done else ()):
+            if each.tensor.requires_grad:
+                each.asked += 1
+                each.reached += place in done
+                each.nonzero += done.get(place, 0.0) != 0
+        return done
+
+    def before_step(self) -> None:
+        """Keep a copy of the weights, if none is kept, to see how far the step moves them."""
+        if self._before is None:
+            with torch.no_grad():
+                self._before = [each.tensor.detach().clone() for each in self.all]
+
+    def after_step(self) -> tuple[list[str], Float[Tensor, "quantity layer"]] | None:
+        """Return how far a step moved each layer: norms of the change and of the weights before, on the device.
+
+        A layer's norms are over its matrices, where it has any: biases that start at 0 have no size to compare with.
+        None without `before_step`.
+        """
+        before, self._before = self._before, None
+        if not before:
+            return None
+        with torch.no_grad():
+            change = torch._foreach_sub([each.tensor.detach() for each in self.all], before)
+        device = change[0].device
+        steps, sizes = (
+            torch.stack([each.to(device) for each in torch._foreach_norm(values, 2, dtype=torch.float32)]).square()
+            for values in (change, before)
+        )
+        matrices = {name: self._matrices(places) for name, places in self.layers.items()}
+        rows = [torch.stack([values[places].sum().sqrt() for places in matrices.values()]) for values in (steps, sizes)]
+        for each, moved in zip(self.all, (steps > 0).tolist(), strict=True):
+            if each.tensor.requires_grad:
+                each.steps += 1
+                each.moved += moved
+        return list(self.layers), torch.stack(rows)
+
+    def forget(self) -> None:
+        """Let go of the copy of the weights."""
+        self._before = None
+
+    def by_layer(self, norms: dict[int, float]) -> dict[str, float]:
+        """Return the gradient norm of each layer that has a gradient."""
+        found = {}
+        for name, places in self.layers.items():
+            here = [norms[place] for place in places if place in norms]
+            if here:
+                found[name] = math.sqrt(sum(each * each for each in here))
+        return found
+
+    def state(self) -> dict[str, list[int]]:
+        return {each.name: [each.asked, each.reached, each.nonzero, each.steps, each.moved] for each in self.all}
+
+    def load(self, state: dict[str, list[int]]) -> None:
+        for each in self.all:
+            if each.name in state:
+                each.asked, each.reached, each.nonzero, each.steps, each.moved = state[each.name]
+
+    def _matrices(self, places: Sequence[int]) -> list[int]:
+        matrices = [place for place in places if self.all[place].tensor.dim() > 1]
+        return matrices or list(places)
+
+
+def plain(name: str) -> str:
+    """Return a dotted name without what `torch.compile` adds."""
+    return name.replace("_orig_mod.", "").removesuffix("._orig_mod")
+
+
+def _values(gradient: Tensor | None) -> Tensor:
+    assert gradient is not None
+    return gradient.coalesce().values() if gradient.is_sparse else gradient

@@ -14,7 +14,7 @@ import polars as pl
 
 from heartnet.account import Account
 from heartnet.errors import HeartnetError
-from heartnet.spool import Spool, week_of
+from heartnet.spool import ROWS_IN_MEMORY, Spool, week_of
 from heartnet.zones import check_zone, from_wall_clock, utc_offsets
 
 DEFAULT_USER = "person-1"
@@ -88,6 +88,7 @@ class Intake:
         user: the person of the files (`--user`).
         user_from_filename: a regular expression with one group, the person's name.
         folder: where readings go if there are too many for memory.
+        rows_in_memory: how many are too many.
     """
 
     account: Account
@@ -100,13 +101,14 @@ class Intake:
     people: dict[str, Person] = field(default_factory=dict)
     provenance: dict[str, object] = field(default_factory=dict)
     folder: Path | None = None
+    rows_in_memory: int = ROWS_IN_MEMORY
     _users: dict[str, int] = field(default_factory=dict)
     _source: int = 0
     _events: list[pl.DataFrame] = field(default_factory=list)
     _labels: list[pl.DataFrame] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.spool = Spool(self.folder)
+        self.spool = Spool(self.folder, self.rows_in_memory)
         if self.zone is not None:
             check_zone(self.zone)
 
@@ -162,7 +164,8 @@ class Intake:
     def readings(self, frame: pl.DataFrame, zone: str | None = None) -> None:
         """Take readings: columns of `RAW_SCHEMA`, of which those that are missing are null (`device`: 0).
 
-        `user_id` may also be categorical. `instant` is true where an offset is given; where the column is missing, it is false elsewhere.
+        `user_id` may also be categorical. `instant` is true where an offset is given; where the column is missing, it
+        is false elsewhere.
 
         Args:
             zone: the time zone of times without an offset, as far as the source knows it; `--time-zone` goes first.

@@ -22,6 +22,7 @@ from heartnet.labels import Rule, parse_conditions, read_intervals, read_labels,
 from heartnet.readings import HEART_RATE_RANGE, RawReadings, clean
 from heartnet.sources.columns import listing
 from heartnet.sources.files import TableFile, sha256
+from heartnet.spool import ROWS_IN_MEMORY, ROWS_OF_AN_EXPORT
 from heartnet.store import StoreWriter
 from heartnet.weeks import Weeks, cut_weeks
 
@@ -146,10 +147,15 @@ def _read(sources: Sequence[argparse.Namespace], account: Account, folder: Path)
     told: list[dict[str, Any]] = []
     paths = [path for each in sources for path in each.files]
     intake: Intake | None = None
+    rows = ROWS_IN_MEMORY if all(each.source == "table" for each in sources) else ROWS_OF_AN_EXPORT
     with progress.reading(paths) as bar:
         for each in sources:
             settings = {"zone": each.time_zone, "user": each.user, "user_from_filename": each.user_from_filename}
-            intake = Intake(account, bar, folder=folder, **settings) if intake is None else intake.next(**settings)
+            intake = (
+                Intake(account, bar, folder=folder, rows_in_memory=rows, **settings)
+                if intake is None
+                else intake.next(**settings)
+            )
             each.module.read(each, intake)
             told.append(intake.provenance)
     assert intake is not None, "there is at least one source"

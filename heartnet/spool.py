@@ -13,8 +13,11 @@ import polars as pl
 
 from heartnet.errors import HeartnetError
 
-ROWS_IN_MEMORY = 300_000
+ROWS_IN_MEMORY = 1_000_000
 """Readings held before they go to disk; about 45 bytes each, and some copies of that."""
+
+ROWS_OF_AN_EXPORT = 60_000
+"""The same for what a phone exports, which is read beside whatever else runs on a small machine."""
 
 WEEK = 7 * 86_400_000_000
 MONDAY = 4 * 86_400_000_000
@@ -62,7 +65,7 @@ class Spool:
                 yield pl.concat(held)
             return
         self._spill()
-        runs = [pl.scan_ipc(run, glob=False) for run in self._runs]
+        runs = [pl.scan_parquet(run, glob=False) for run in self._runs]
         keys = [_keys(run, place, whole_people=whole_people) for run in runs]
         order = np.unique(np.concatenate([key for key, _, _ in keys]))
         counts = np.zeros(len(order), np.int64)
@@ -94,8 +97,10 @@ class Spool:
         try:
             if self._partial is None:
                 self._partial = Path(tempfile.mkdtemp(prefix=".heartnet-", dir=self.folder))
-            run = self._partial / f"run-{len(self._runs)}.arrow"
-            _sorted(pl.concat(self._held)).write_ipc(run, compression="uncompressed")
+            run = self._partial / f"run-{len(self._runs)}.parquet"
+            _sorted(pl.concat(self._held)).write_parquet(
+                run, compression="lz4", statistics=False, row_group_size=1 << 14
+            )
         except (OSError, pl.exceptions.PolarsError) as error:
             where = self._partial or self.folder
             raise HeartnetError(f"cannot keep readings in {where} while they are read: {error}") from error

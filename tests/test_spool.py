@@ -101,6 +101,6 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pl.DataFrame, "write_ipc", full)
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
     with pytest.raises(HeartnetError, match=r"cannot keep readings in .*No space left on device"):
         handed_in(tmp_path, 1, [[("a", 0, 0, 0), ("a", 1, 0, 0)]])

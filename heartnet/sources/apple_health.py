@@ -44,7 +44,7 @@ from heartnet.sources.apple_times import Zones, parse_dates
 from heartnet.sources.apple_xml import Document, attributes, tags_with, unescape
 from heartnet.sources.archives import Member, members
 
-_ROWS = 250_000  # readings handed in at once
+_ROWS = 100_000  # readings handed in at once
 _MOST_KEPT = 1_500_000  # readings kept until all time zones are known, in 60 MB
 _ROWS_AT_ONCE = 20_000  # as Python objects, of which there should not be too many
 _TEXT_AT_ONCE = 1 << 25  # bytes of text that such objects are taken from

@@ -21,6 +21,7 @@ from heartnet.findings import Finding, publish, run_folder
 
 ProbeOf = Callable[[lightning.LightningModule, Any], Probe]
 _DTYPES = {"float64": torch.float64, "float32": torch.float32}
+_TITLES = {"decades": "decades", "memory_hours": "memory in hours of wear", "memory_steps": "memory in readings"}
 
 
 class Amnesia(lightning.Callback):
@@ -63,10 +64,12 @@ class Amnesia(lightning.Callback):
     """
 
     SCALARS: ClassVar[Mapping[str, Sequence[str]]] = {
-        "decades between a near reading and a far one": [r"amnesia/[^/]+/decades$"],
-        **{f"decades at the {anchor}": [rf"amnesia/[^/]+/{anchor}/decades$"] for anchor in ANCHORS},
-        **{f"memory at the {anchor} (hours of wear)": [rf"amnesia/[^/]+/{anchor}/memory_hours$"] for anchor in ANCHORS},
-        "memory (readings)": [r"amnesia/[^/]+/[^/]+/memory_steps$"],
+        "decades": [r"amnesia/[^/]+/decades$"],
+        **{
+            f"{anchor}: {title}": [rf"amnesia/[^/]+/{anchor}/{number}$"]
+            for anchor in ANCHORS
+            for number, title in _TITLES.items()
+        },
     }
 
     def __init__(

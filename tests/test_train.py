@@ -23,6 +23,7 @@ import train
 from heartnet import folders
 from heartnet.findings import Finding, append_jsonl, read_jsonl
 from heartnet.module import HeartnetModule
+from heartnet.status import read_status
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -67,6 +68,12 @@ def logged_steps(folder: Path, tag: str) -> list[int]:
     events = EventAccumulator(str(folder))
     events.Reload()
     return [each.step for each in events.Scalars(tag)]
+
+
+def status_of(folder: Path) -> tuple[str, str]:
+    status = read_status(folder)
+    assert status is not None
+    return status.state, status.message
 
 
 def test_a_run_keeps_everything_in_its_folder(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,6 +148,8 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     assert "Traceback" not in said
     assert f"ckpt_path={folder}/checkpoints/last.ckpt" in said
     assert "model.dropout=0.5" in said
+    assert status_of(folder) == ("interrupted", said.strip().partition(". ")[2])
+    assert f"{folder}/checkpoints/last.ckpt" in (folder / "report.html").read_text(encoding="utf-8")
     findings = len(read_jsonl(folder / "findings.jsonl"))
     steps = logged_steps(folder, "train/loss")
 
@@ -148,10 +157,25 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     assert command[:2] == ["python", "train.py"]
     assert run(*command[2:], tiny=False) == 0
     assert run_folders() == [folder]
+    assert status_of(folder) == ("finished", "")
     assert same_weights(folder, Path("whole"))
     assert len(read_jsonl(folder / "findings.jsonl")) > findings
     assert len(logged_steps(folder, "train/loss")) > len(steps)
     assert read_jsonl(folder / "findings.jsonl")[-1] == read_jsonl(Path("whole/findings.jsonl"))[-1]
+
+
+def test_a_run_that_fails_says_why_on_its_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("no <such> thing")
+
+    monkeypatch.setattr(HeartnetModule, "on_validation_epoch_end", fail)
+    with pytest.raises(RuntimeError, match="no <such> thing"):
+        run()
+    (folder,) = run_folders()
+    assert status_of(folder) == ("failed", "RuntimeError: no <such> thing")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "no &lt;such&gt; thing" in page
+    assert "train/loss" in page
 
 
 def test_the_last_checkpoint_is_the_newest_whatever_the_validation_says(

@@ -17,7 +17,7 @@ TRAINING = "training"
 
 _SPLIT = re.compile(r"(train(?:ing)?|val(?:id(?:ation)?)?|test)(?:/|_|-|\.)(.+?)(_step|_epoch)?$")
 _UNSAID = {"epoch", "step", "hp_metric"}  # Lightning's own, which are no measurement
-_UNITS = {"decades": "decades", "memory_steps": "readings", "memory_hours": "hours of wear", "base_rate": "share"}
+_UNITS = {"decades": "decades", "memory_steps": "readings", "memory_hours": "hours of wear"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _charts(tags_of: Mapping[str, Sequence[str]], curves: Mapping[str, Series]) 
             name = title if len(pieces) == 1 else f"{title} ({number} of {len(pieces)})"
             chance = (0.5, "chance") if "auroc" in tags[0].lower() else None
             unit = next((unit for key, unit in _UNITS.items() if key in piece[0].split("/")), "")
-            yield chart(name, {tag: curves[tag] for tag in piece}, unit, chance)
+            yield chart(name, {tag: curves[tag] for tag in piece}, "" if unit in title else unit, chance)
 
 
 def _place(tag: str) -> tuple[str, str]:

@@ -117,16 +117,16 @@ def chart(
 
 
 def short_labels(tags: Sequence[str]) -> dict[str, str]:
-    """Return for each tag what tells it from the others: its parts without those at both ends that all have."""
+    """Return for each tag what tells it from the others: its parts without those that all have."""
     parts = [tag.split("/") for tag in tags]
     if len(tags) == 1:
         return {tags[0]: parts[0][-1]}
+    if len({len(part) for part in parts}) == 1:
+        differ = [i for i, each in enumerate(zip(*parts, strict=True)) if len(set(each)) > 1]
+        return {tag: "/".join(part[i] for i in differ) for tag, part in zip(tags, parts, strict=True)}
     shortest = min(map(len, parts))
-    ahead = next((i for i in range(shortest) if len({part[i] for part in parts}) > 1), shortest - 1)
-    ahead = min(ahead, shortest - 1)
-    behind = next((i for i in range(shortest) if len({part[-1 - i] for part in parts}) > 1), 0)
-    behind = min(behind, shortest - 1 - ahead)
-    return {tag: "/".join(part[ahead : len(part) - behind]) for tag, part in zip(tags, parts, strict=True)}
+    shared = next((i for i in range(shortest - 1) if len({part[i] for part in parts}) > 1), shortest - 1)
+    return {tag: "/".join(part[shared:]) for tag, part in zip(tags, parts, strict=True)}
 
 
 def short(value: float) -> str:

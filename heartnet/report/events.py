@@ -102,6 +102,7 @@ class _Reader:
         self.logged = Logged()
         self.points: dict[str, tuple[array[int], array[float]]] = {}
         self.pictures: dict[str, deque[Picture]] = {}
+        self.older: dict[str, list[int]] = {}  # steps of pictures that are not kept
         self.kinds: dict[str, str] = {}  # a tag's plug-in stands in its first entry only
         self.seen: set[str] = set()  # tags of the current file
         self.replaced = 0
@@ -159,12 +160,15 @@ class _Reader:
             self.seen.add(tag)
             while kept and kept[-1].step >= step:
                 kept.pop()
-        self.logged.older[tag] = self.logged.older.get(tag, 0) + (len(kept) == KEPT_PICTURES)
+            self.older[tag] = [each for each in self.older.get(tag, []) if each < step]
+        if len(kept) == KEPT_PICTURES:
+            self.older[tag].append(kept[0].step)
         kept.append(Picture(step, kind, data))
 
     def result(self) -> Logged:
         self.logged.scalars = {tag: _series(*points) for tag, points in self.points.items()}
         self.logged.pictures = {tag: list(kept) for tag, kept in self.pictures.items()}
+        self.logged.older = {tag: len(steps) for tag, steps in self.older.items()}
         if self.replaced:
             self.logged.noted.append(
                 f"{self.replaced:,} logged numbers are left out: a later event file begins again before their step"

@@ -69,6 +69,9 @@ def bare_copy(network: nn.Module) -> nn.Module:
         ) from error
     assert isinstance(twin, nn.Module)
     for module in twin.modules():
+        # What was compiled in place, or by Lightning, is bound to the original: a copy would call that.
+        for name in ("_compiled_call_impl", *(vars(module).get("_compiler_ctx") or {})):
+            vars(module).pop(name.removeprefix("original_"), None)
         for name in _TRAINERS:
             if name in vars(module):
                 vars(module).update({name: None, "log": _say_nothing, "log_dict": _say_nothing})
@@ -132,8 +135,10 @@ def _memo(network: nn.Module) -> dict[int, Any]:
         for name, value in vars(module).items():
             if name in _TRAINERS and value is not None:
                 memo[id(value)] = value
-            elif isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()  # a result of computing; torch refuses to copy those
+            # Results of computing, such as a state carried on, which torch refuses to copy.
+            for each in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(each, Tensor) and not each.is_leaf:
+                    memo[id(each)] = each.detach().clone()
         original = getattr(module, "_orig_mod", None)
         if isinstance(original, nn.Module):
             memo[id(module)] = copy.deepcopy(original, memo)

@@ -42,6 +42,7 @@ class LayerUnits:
         spread: standard deviation over time, before the activation; over the batch where there is no time.
         moves: units that depend on the input: two sequences differ at the same position.
         fed: the layer's input depends on the input.
+        finite: all values looked at are numbers.
         sample: some values before the activation, `[value]`.
         stuck: for each gate of a recurrent layer, the share of units that are saturated by it.
         hidden: what cannot be seen of this layer, in words; empty if all can.
@@ -57,6 +58,7 @@ class LayerUnits:
     spread: Floats
     moves: Flags
     fed: bool
+    finite: bool
     sample: Floats
     stuck: Mapping[str, float]
     hidden: str = ""
@@ -265,6 +267,7 @@ def _units(
         spread=spread,
         moves=moved > _ROUNDING * scale,
         fed=bool(len(fed) == 0 or not np.isfinite(fed[1]) or fed[0] > _ROUNDING * fed[1]),
+        finite=bool(finite.all()),
         sample=sample[np.isfinite(sample)],
         stuck={gate: float(np.mean(units)) for gate, units in by_gate.items()},
         hidden=t.hidden,

@@ -72,6 +72,7 @@ class Deaths:
     _histories: dict[str, _History] = field(default_factory=dict)
     _published: dict[str, tuple[Status, float, tuple[str, ...]]] = field(default_factory=dict)
     _constant_at_first: set[str] | None = None
+    _wild: str = ""  # the first layer that put out something else than numbers in the last look
 
     def see(
         self,
@@ -88,6 +89,7 @@ class Deaths:
             gradients: by the layer's name, up to the step before.
             before: what stood out before a step.
         """
+        self._wild = next((layer.name for layer in layers if not layer.finite), "")
         dead: dict[str, Flags] = {}
         saturated: dict[str, Flags] = {}
         for layer in layers:
@@ -108,6 +110,9 @@ class Deaths:
         """Return the verdict on the whole network, if no layer has a bad one."""
         if not self.states or any(status != "pass" for status, _, _ in self._published.values()):
             return []
+        if self._wild:
+            message = f"nothing can be said at the end: values of {self._wild} are not finite"
+            return [Finding(CHECK, "warn", "network", None, None, "", message, (), step)]
         worst = max(state.dead for state in self.states.values())
         message = f"no layer of {len(self.states)} has more dead or saturated units than allowed"
         if self.hidden:

@@ -318,7 +318,7 @@ def _probe_of(module: lightning.LightningModule, batch: Any) -> Probe:
         probe = own(batch)
         assert isinstance(probe, Probe), f"{type(module).__name__}.probe returned {type(probe).__name__}, not a Probe"
         return probe
-    return guess_probe(module, batch)
+    return guess_probe(module, batch, outputs=("any",))  # what it answers is not asked
 
 
 def _data_of(trainer: lightning.Trainer) -> WeeksDataModule | None:

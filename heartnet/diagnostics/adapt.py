@@ -74,11 +74,14 @@ def adapt(
     )
 
 
-def guess_probe(network: nn.Module, batch: Any) -> Probe:
+def guess_probe(network: nn.Module, batch: Any, outputs: Sequence[str] | None = None) -> Probe:
     """Return a probe of `network(inputs)`, where `inputs` is the first float tensor of three dimensions in the batch.
 
     The batch is a tensor, or a tuple, list or dict of tensors. A dict's `lengths` (or `length`) are used; otherwise all
     readings count as valid. The answer is understood as by `adapt`.
+
+    Args:
+        outputs: names of the outputs; with None the network is run, and its answer has to be understood.
 
     Raises:
         HeartnetError: there is nothing to guess from; the message says how to say it.
@@ -96,7 +99,7 @@ def guess_probe(network: nn.Module, batch: Any) -> Probe:
             f"the inputs of {name} have shape {tuple(inputs.shape)}, which may be [batch, channel, time]; {_HELP}"
         )
     lengths = batch.get("lengths", batch.get("length")) if isinstance(batch, Mapping) else None
-    return adapt(network, inputs, lengths=lengths)
+    return adapt(network, inputs, lengths=lengths, outputs=outputs)
 
 
 def _count_outputs(network: Adapted, inputs: Tensor, rest: Sequence[Tensor]) -> int:

@@ -54,7 +54,7 @@ class Rows:
 
     layer: str
     kind: Kind
-    weeks: tuple[Float32[np.ndarray, "unit position"], ...]
+    weeks: tuple[Float32[np.ndarray, "unit _"], ...]
     stage: str
     ahead: int
 
@@ -103,7 +103,7 @@ def collect(probe: Probe, patterns: Sequence[str] | None = None, *, after_activa
         device = device_of(twin)
         inputs, *rest = (each.detach().to(device).clone() for each in (probe.inputs, *probe.rest))
         try:
-            twin(inputs.float(), *(each.float() if each.is_floating_point() else each for each in rest))
+            network(inputs.float(), *(each.float() if each.is_floating_point() else each for each in rest))
         except HeartnetError:
             raise
         except Exception as error:  # foreign networks raise what they like
@@ -154,10 +154,12 @@ def constant_rows(activations: Float32[np.ndarray, "unit position"]) -> Bool[np.
     inner = activations[:, edge : activations.shape[1] - edge]
     if inner.shape[1] < 2:
         return np.zeros(len(activations), bool)
-    spread = inner.max(axis=1) - inner.min(axis=1)
-    moving = spread[spread > 0]
+    with np.errstate(invalid="ignore"):
+        spread = inner.max(axis=1) - inner.min(axis=1)
+    moving = spread[np.isfinite(spread) & (spread > 0)]
     typical = float(np.median(moving)) if len(moving) else 0.0
-    still: np.ndarray = spread <= _CONSTANT * np.maximum(np.abs(inner).max(axis=1), typical)
+    least = _CONSTANT * np.maximum(np.abs(inner).max(axis=1), typical)
+    still: np.ndarray = np.isfinite(spread) & (spread <= least)
     return still
 
 

@@ -25,7 +25,7 @@ LEAST_MARGIN = 0.02
 _LEAST_CELLS = 8  # of each kind that a week must have to say something of a mark
 _FARTHEST = 0.05  # of the week: no shift is nearer to 0 than this
 
-Signals = Mapping[str, Float64[np.ndarray, " reading"]]
+Signals = Mapping[str, Float64[np.ndarray, " _"]]  # weeks differ in length
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as lightning
 import torch
@@ -68,6 +68,15 @@ class TrainingHealth(lightning.Callback):
     Raises:
         HeartnetError: an argument that cannot work.
     """
+
+    SCALARS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "gradient norm of all weights, before clipping": [r"training_health/gradient_norm$"],
+        "share of the gradient left by clipping": [r"training_health/clipped$"],
+        "gradient norm by layer": [r"training_health/gradient/"],
+        "update over weight by layer": [r"training_health/update/"],
+        "activation by layer": [r"training_health/activation/"],
+        "share of the gradient by output": [r"training_health/share/"],
+    }
 
     def __init__(self, every_n_steps: int = 20, check_every_n_batches: int = 1, layers: int = 24) -> None:
         numbers = {"every_n_steps": every_n_steps, "check_every_n_batches": check_every_n_batches, "layers": layers}
@@ -204,6 +213,7 @@ class TrainingHealth(lightning.Callback):
         health.skipped += 1
         overflow = _scaler(trainer) is not None and (loss is None or bool(loss.isfinite()))
         if overflow and health.skipped < verdicts.SKIPPED:  # the scaler leaves a step out now and then
+            health.shut()
             return
         self._broken = True
         health.shut()

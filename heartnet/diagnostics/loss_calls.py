@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -39,6 +39,7 @@ class LossCall:
         name: of the function.
         kind: `"binary"`: logits of independent yes and no; `"classes"`: logits of one of several classes; `"other"`.
         logits: first argument, `[sample, output]` (positions are counted as samples).
+        samples: first dimension of that argument as it was given.
         value: what it costs by this function, mean over known values; NaN for `"other"`.
         uninformed: the same for logits of 0; NaN for `"other"`.
         squashed_by: an activation through which the logits went just before, for example `"sigmoid"`; `""` if none.
@@ -50,6 +51,7 @@ class LossCall:
     name: str
     kind: Kind
     logits: Float[Tensor, "sample output"]
+    samples: int
     positives: Float[Tensor, " output"]
     known: Float[Tensor, " output"]
     value: Float[Tensor, ""]
@@ -92,7 +94,9 @@ class LossCalls(TorchFunctionMode):
         if not (isinstance(logits, Tensor) and isinstance(target, Tensor) and logits.dim() > 0 and len(logits)):
             return
         table = _table(logits.detach(), kind)
-        call = LossCall(name, kind, table, *_facts(table, target, kind, self._known(target)), activation_of(logits))
+        call = LossCall(
+            name, kind, table, len(logits), *_facts(table, target, kind, self._known(target)), activation_of(logits)
+        )
         if logits.requires_grad:
             logits.register_hook(_note_gradient(call, kind))  # type: ignore[no-untyped-call]
         if isinstance(result, Tensor) and result.requires_grad:
@@ -121,7 +125,7 @@ def _note_sign(call: LossCall) -> Callable[[Tensor], None]:
     return note
 
 
-def _table(values: Tensor, kind: Kind) -> Float[Tensor, "sample output"]:
+def _table(values: Tensor, kind: Kind) -> Shaped[Tensor, "sample output"]:
     """Return values as [sample, output]; the outputs are the second dimension."""
     if values.dim() == 1:
         return values[None] if kind == "classes" else values[:, None]

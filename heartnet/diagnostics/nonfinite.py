@@ -55,7 +55,7 @@ def locate(replay: Replay, batch: Any, index: int = 0, streams: Streams | None =
     with _watched(replay.twin, trace):
         loss = loss_of(replay.step(batch, index, streams, backward=True))
     if trace.forward is not None:
-        return replace(trace.forward, source=_source(trace.forward, batch)) if not trace.last else trace.forward
+        return replace(trace.forward, source=_source(trace.forward, batch))
     if loss is not None and not _finite(loss):
         return trace.place("", "loss", "loss", loss)
     return trace.backward
@@ -69,8 +69,8 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
 def _source(place: Place, batch: Any) -> str:
     named = batch.items() if isinstance(batch, Mapping) else enumerate(batch if isinstance(batch, tuple | list) else ())
     for name, values in named:
-        same = isinstance(values, Tensor) and values.is_floating_point() and values.numel() == place.size
-        if same and int((~values.isfinite()).sum()) == place.count:
+        floats = isinstance(values, Tensor) and values.is_floating_point() and place.what == "input"
+        if floats and int((~values.isfinite()).sum()) == place.count:
             return f"batch[{name!r}]"
     return ""
 

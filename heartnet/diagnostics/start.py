@@ -51,7 +51,7 @@ def mixing(replay: Replay, batch: Any) -> Mixing | None:
 
     The copy is in evaluation mode, so batch normalisation and dropout are out of it, and both passes have the same
     random numbers and shapes: without mixing they give the same, bit for bit. Logits are what torch's loss functions
-    are given; where none is called, the last layer's output.
+    are given; where none is called with one row a sample, the last layer's output.
 
     Args:
         batch: its first two samples are used.
@@ -134,8 +134,8 @@ def _outputs(
 
     with LossCalls(batch) as seen, watch(find_layers(replay.twin), keep):
         replay.step(batch, streams=streams)
-    tables = [call.logits for call in seen.calls if call.kind != "other"] or last
-    fits = [table.reshape(size, -1) for table in tables if size and len(table) % size == 0]
+    tables = [call.logits for call in seen.calls if call.kind != "other" and call.samples == size]
+    fits = [table.reshape(size or 1, -1) for table in tables or [each for each in last if len(each) == size]]
     if not fits or any(call.kind == "classes" and call.logits.shape[1] == size for call in seen.calls):
         return None, {}  # as many classes as samples: the samples are compared with one another
     return torch.cat(fits, dim=1).float(), layers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytorch_lightning as lightning
@@ -80,6 +80,12 @@ class ActivationHeatmap(lightning.Callback):
     Raises:
         HeartnetError: an argument that cannot work, or a glob that fits no layer.
     """
+
+    SCALARS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "constant: share of units": [r"activation_heatmap/constant/"],
+        "silent in dense stretches: share of units": [r"activation_heatmap/silent/"],
+        "best unit for each signal: AUC or |rank correlation|": [r"activation_heatmap/best/"],
+    }
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as lightning
 import torch
@@ -59,6 +59,21 @@ class DeadUnits(lightning.Callback):
     Raises:
         HeartnetError: an argument that cannot work.
     """
+
+    SCALARS: ClassVar[Mapping[str, Sequence[str]]] = {
+        **{
+            title: [rf"dead_units/[^/]+/{number}$"]
+            for number, title in (
+                ("dead", "dead: share of units"),
+                ("constant", "constant: share of units"),
+                ("saturated", "saturated: share of units"),
+                ("active", "active: share of time"),
+                ("spread", "spread over time"),
+                ("gradient", "gradient of the biases"),
+            )
+        },
+        "saturated gates: share of units": [r"dead_units/[^/]+/saturated/"],
+    }
 
     def __init__(self, every_n_steps: int = 50, confirm: int = 3, limit: float = 0.1, histograms: int = 4) -> None:
         for name, value, least in (

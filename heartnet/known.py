@@ -35,9 +35,8 @@ def known_week(probe: Probe, place: int, data: WeeksDataModule | None = None, ro
 def telling_rows(data: WeeksDataModule, weeks: int, among: int) -> list[int]:
     """Return rows of weeks to measure on: those that tell most of sleep and workouts, or, if none does, the longest.
 
-    Of the first `among` weeks of the validation split (of the training split if that is empty), those whose share of
-    readings asleep and share in workouts are both far from 0 and 1. The longest weeks are those of much sport and few
-    nights.
+    Of the first `among` weeks of the validation split (of the training split if that is empty), those with the largest
+    sum of the variances of `asleep` and `in_workout`. The longest weeks are those of much sport and few nights.
     """
     rows = (data.rows["val"] if len(data.rows["val"]) else data.rows["train"])[:among]
     told = [(_told(data, int(row)), int(np.diff(data.weeks.offsets)[row])) for row in rows]
@@ -48,7 +47,7 @@ def telling_rows(data: WeeksDataModule, weeks: int, among: int) -> list[int]:
 def _told(data: WeeksDataModule, row: int) -> float:
     span = slice(int(data.weeks.offsets[row]), int(data.weeks.offsets[row + 1]))
     shares = [float((marks[span] == 1).mean()) for name, marks in data.weeks.annotations.items() if name in _TELLING]
-    return float(np.prod([4 * share * (1 - share) for share in shares])) if shares else 0.0
+    return sum(share * (1 - share) for share in shares)
 
 
 def _from_readings(data: WeeksDataModule, row: int) -> KnownWeek:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
@@ -97,9 +96,12 @@ def watch(
 
     What is passed is a view of the output that is part of the graph: its units last, the sequences of the batch first,
     and all that is between (time, or height and width) flattened into positions. The units of an activation stand
-    where those of the last layer stood that put out the same shape.
+    where those of the last layer stood that put out the same shape, or else, since pooling may be in between, as many
+    units in as many dimensions.
+
+    Hooks do not reach into code that is compiled already: watch a copy (`heartnet.diagnostics.isolate`).
     """
-    axes: dict[torch.Size, int] = {}
+    axes: dict[tuple[int, ...], int] = {}  # by shape, and by (minus dimensions, units)
 
     def hook(layer: Layer) -> Callable[[nn.Module, Any, Any], None]:
         def see(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG001
@@ -107,7 +109,7 @@ def watch(
             if tensor is None:
                 return
             axis = _unit_axis(layer.kind, module, tensor, axes)
-            axes[tensor.shape] = axis
+            axes[tensor.shape] = axes[-tensor.dim(), tensor.shape[axis]] = axis
             seen(layer, units_last(tensor, axis))
 
         return see
@@ -129,18 +131,22 @@ def _tensor(output: Any, module: nn.Module) -> Tensor | None:
     first = output[0] if isinstance(output, tuple) and not isinstance(output, PackedSequence) else output
     if isinstance(first, PackedSequence):
         first, _ = pad_packed_sequence(first, batch_first=True)
-    elif isinstance(first, Tensor) and isinstance(module, nn.RNNBase | nn.MultiheadAttention) and first.dim() == 3:
-        first = first if module.batch_first else first.transpose(0, 1)
+    elif isinstance(first, Tensor) and isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+        if first.dim() == 2:  # one sequence without a batch
+            first = first[None]
+        elif not module.batch_first:
+            first = first.transpose(0, 1)
     return first if isinstance(first, Tensor) and first.is_floating_point() and first.dim() > 0 else None
 
 
-def _unit_axis(kind: Kind, module: nn.Module, tensor: Tensor, axes: dict[torch.Size, int]) -> int:
+def _unit_axis(kind: Kind, module: nn.Module, tensor: Tensor, axes: Mapping[tuple[int, ...], int]) -> int:
     if kind == "convolution":
         return tensor.dim() - 1 - _spatial(module)
     if kind == "normalisation" and not isinstance(module, nn.LayerNorm | nn.RMSNorm):
         return min(1, tensor.dim() - 1)
-    if kind == "activation" and tensor.shape in axes:
-        return axes[tensor.shape]
+    if kind == "activation":
+        alike = (i for i, units in enumerate(tensor.shape) if axes.get((-tensor.dim(), units)) == i)
+        return axes.get(tensor.shape, next(alike, tensor.dim() - 1))
     return tensor.dim() - 1
 
 

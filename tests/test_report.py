@@ -517,6 +517,30 @@ def test_labels_are_what_differs() -> None:
     assert list(short_labels(["train_loss", "val_loss"]).values()) == ["train_loss", "val_loss"]
 
 
+def test_what_no_layout_speaks_of_stands_together_by_what_it_measures() -> None:
+    def titles(*tags: str) -> dict[str, dict[str, list[str]]]:
+        series = Series(np.arange(2), np.arange(2.0))
+        return {
+            group.title: {each.title: [line.label for line in each.lines] for each in group.charts}
+            for group in groups(dict.fromkeys(tags, series))
+        }
+
+    assert titles("lr-Adam", "val/loss", "train/loss", "val/f1/a") == {
+        "training": {"loss": ["val", "train"], "f1/a": ["a"]}, "others": {"lr-Adam": ["lr-Adam"]}
+    }  # fmt: skip
+    layers = [f"conv{i}" for i in range(5)]
+    assert titles(*(f"dead/{layer}/{what}" for layer in layers for what in ("share", "norm"))) == {
+        "dead": {"share": layers, "norm": layers}
+    }
+    assert titles(*(f"health/{what}/{layer}" for layer in layers for what in ("share", "norm")), "health/all") == {
+        "health": {"share": layers, "norm": layers, "health/all": ["all"]}
+    }
+    many = [f"m/a/{i}" for i in range(30)] + ["m/b/0"]
+    (group,) = groups(dict.fromkeys(many, Series(np.arange(2), np.arange(2.0))), (("x", (("y", ("m/",)),)),))
+    assert [each.title for each in group.charts] == ["y: a (1 of 3)", "y: a (2 of 3)", "y: a (3 of 3)", "y: b"]
+    assert sorted(line.tag for each in group.charts for line in each.lines) == sorted(many)
+
+
 def test_history_of_a_finding() -> None:
     looks = [
         finding("pass", step=0, value=0.5),

@@ -48,14 +48,17 @@ def groups(scalars: Mapping[str, Series], layout: Layout = ()) -> list[Group]:
             if tags:
                 found.setdefault(category.replace("_", " "), {})[title] = tags
                 placed.update(tags)
+    rest: dict[str, list[str]] = {}
     for tag in curves:
         if tag not in placed:
-            group, title = _place(tag)
-            found.setdefault(group, {}).setdefault(title, []).append(tag)
+            rest.setdefault(_group(tag), []).append(tag)
+    for group, tags in rest.items():
+        for title, own in (_by_score(tags) if group == TRAINING else _by_kind(tags)).items():
+            found.setdefault(group, {}).setdefault(title, []).extend(own)
     once: dict[str, list[tuple[str, float, int]]] = {}
     for tag, each in scalars.items():
         if tag not in _UNSAID and len(each.steps) == 1:
-            once.setdefault(_place(tag)[0], []).append((tag, float(each.values[0]), int(each.steps[0])))
+            once.setdefault(_group(tag), []).append((tag, float(each.values[0]), int(each.steps[0])))
     names = sorted({*found, *once}, key=lambda name: (name != TRAINING, name not in found))
     return [
         Group(name, tuple(_charts(found.get(name, {}), curves)), tuple(sorted(once.get(name, [])))) for name in names
@@ -64,22 +67,54 @@ def groups(scalars: Mapping[str, Series], layout: Layout = ()) -> list[Group]:
 
 def _charts(tags_of: Mapping[str, Sequence[str]], curves: Mapping[str, Series]) -> Iterator[Chart]:
     for title, tags in tags_of.items():
-        pieces = [tags[i : i + MOST_LINES] for i in range(0, len(tags), MOST_LINES)]
-        for number, piece in enumerate(pieces, start=1):
-            name = title if len(pieces) == 1 else f"{title} ({number} of {len(pieces)})"
+        for name, piece in _pieces(title, tags):
             chance = (0.5, "chance") if "auroc" in tags[0].lower() else None
             unit = next((unit for key, unit in _UNITS.items() if key in piece[0].split("/")), "")
             yield chart(name, {tag: curves[tag] for tag in piece}, "" if unit in title else unit, chance)
 
 
-def _place(tag: str) -> tuple[str, str]:
-    """Return the group and the title of the chart of a tag that no layout speaks of."""
-    if split := _SPLIT.fullmatch(tag):
-        return TRAINING, split[2]
-    parts = tag.split("/")
-    if len(parts) == 1:
-        return "others", tag
-    return parts[0].replace("_", " "), parts[-1] if len(parts) > 2 else tag
+def _pieces(title: str, tags: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield title and tags of the charts that one chart with too many lines becomes: by kind, then by number."""
+    if len(tags) <= MOST_LINES:
+        yield title, tags
+        return
+    kinds = _by_kind(tags)
+    for kind, own in kinds.items():
+        name = f"{title}: {kind}" if len(kinds) > 1 else title
+        for i in range(0, len(own), MOST_LINES):
+            count = -(-len(own) // MOST_LINES)
+            yield (name if count == 1 else f"{name} ({i // MOST_LINES + 1} of {count})"), own[i : i + MOST_LINES]
+
+
+def _group(tag: str) -> str:
+    """Return the group of a tag that no layout speaks of."""
+    if _SPLIT.fullmatch(tag):
+        return TRAINING
+    first, slash, _ = tag.partition("/")
+    return first.replace("_", " ") if slash else "others"
+
+
+def _by_score(tags: Sequence[str]) -> dict[str, list[str]]:
+    """Return what is logged for each split, by what it is."""
+    found: dict[str, list[str]] = {}
+    for tag in tags:
+        split = _SPLIT.fullmatch(tag)
+        found.setdefault(split[2] if split else tag, []).append(tag)
+    return found
+
+
+def _by_kind(tags: Sequence[str]) -> dict[str, list[str]]:
+    """Return tags of one prefix by what they measure; one without further parts stands alone.
+
+    Of names such as prefix/layer/number or prefix/number/layer, the part with fewer values is the number.
+    """
+    deep = [parts for tag in tags if len(parts := tag.split("/")) > 2]
+    place = min((-1, 1), key=lambda i: len({parts[i] for parts in deep}))
+    found: dict[str, list[str]] = {}
+    for tag in tags:
+        parts = tag.split("/")
+        found.setdefault(parts[place] if len(parts) > 2 else tag, []).append(tag)
+    return found
 
 
 def _matches(pattern: str, tag: str) -> bool:

@@ -156,6 +156,8 @@ def _limits(finite: Floats, log: bool) -> tuple[float, float]:
         return 0.0, 1.0
     values = np.log10(finite) if log else finite
     low, high = float(values.min()), float(values.max())
+    if low == high == 0:
+        return -0.06, 1.0
     alike = high - low <= 1e-9 * max(abs(low), abs(high), 1e-200)
     margin = (abs(high) * 0.1 if abs(high) > 1e-200 else 1.0) if alike else (high - low) * 0.06
     return low - margin, high + margin
@@ -192,8 +194,7 @@ def _steps(first: int, last: int) -> Iterable[int]:
     """Return round steps within the axis."""
     if first == last:
         return [first]
-    size = _round_size((last - first) / 4)
-    size = max(int(size), 1)
+    size = math.ceil(_round_size((last - first) / 4))
     return range(-(-first // size) * size, last + 1, size)
 
 
@@ -202,14 +203,14 @@ def _ticks(low: float, high: float, log: bool) -> list[tuple[float, str]]:
     if log:
         apart = max(math.ceil((high - low) / 4), 1)
         return [(float(n), f"1e{n}".replace("-", "−")) for n in range(math.ceil(low), math.floor(high) + 1, apart)]
-    size = _round_size((high - low) / 3.5)
+    size = _round_size((high - low) / 5)
     places = [n * size for n in range(math.ceil(low / size), math.floor(high / size) + 1)]
-    digits = max(0, -math.floor(math.log10(size)))
     if 1e-4 < size < 1e4:
+        digits = next(n for n in range(8) if n == 7 or abs(size * 10**n - round(size * 10**n)) < 1e-6)
         return [(place, f"{place:,.{digits}f}".replace("-", "−")) for place in places]
     return [(place, short(place)) for place in places]
 
 
 def _round_size(size: float) -> float:
     power = 10.0 ** math.floor(math.log10(size))
-    return next((each for each in (1, 2, 5) if each * power >= size * 0.999), 10) * power
+    return next((each for each in (1, 2, 2.5, 5) if each * power >= size * 0.999), 10) * power

@@ -90,8 +90,8 @@ class ActivationHeatmap(lightning.Callback):
     def __init__(
         self,
         layers: Sequence[str] | None = None,
-        every_n_epochs: int = 1,
-        weeks: int = 8,
+        every_n_epochs: int = 5,
+        weeks: int = 6,
         drawn: int = 1,
         among: int = 64,
         after_activation: bool = True,
@@ -181,7 +181,8 @@ class ActivationHeatmap(lightning.Callback):
         meanings: list[Meaning] = []
         if self.units and (last or step == 0):
             signals = [signals_of(week) | _checked(self.signals(week), week) for week in weeks]
-            meanings = unit_meanings([inputs, *layers], signals, lags=self.lags, shifts=self.shifts)
+            shifts = self.shifts if last else 0  # chance is asked for once
+            meanings = unit_meanings([inputs, *layers], signals, lags=self.lags, shifts=shifts)
             scalars |= {f"best/{each.signal}": _best(each) for each in meanings if each.best() is not None}
             if not last:
                 self.untrained = meanings

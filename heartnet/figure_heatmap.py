@@ -24,7 +24,9 @@ COLUMNS, ROWS = 1088, 512
 MOST_NOTES = 8
 _LEFT, _BOTTOM, _TITLE = 112, 64, 36
 _RIGHT = _LEFT + COLUMNS + 60
-_GREY, _BLACK = (0.72, 0.72, 0.72, 1.0), (0.0, 0.0, 0.0, 1.0)
+_GREY, _BLACK, _WHITE = (184, 184, 184, 255), (0, 0, 0, 255), (255, 255, 255, 255)
+_BLUE = (0, 114, 178, 255)
+_SCALE = (colormaps["RdBu_r"](np.linspace(0, 1, 256)) * 255).round().astype(np.uint8)  # bytes, as numbers are slow
 _MARKS = {"asleep": "#3b5b92", "in_workout": "#d55e00"}
 _OTHER_MARKS = ("#7a4fa3", "#009e73", "#b58900")
 _DAYS = ("Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed")  # 1970-01-01 was a Thursday
@@ -146,7 +148,7 @@ def furthest(rows: Float[np.ndarray, "unit position"], columns: int) -> Float[np
 
 def _colours(
     values: Float[np.ndarray, "unit position"], order: Order
-) -> tuple[Float[np.ndarray, "row column 4"], Float[np.ndarray, "row 4"], float, bool]:
+) -> tuple[UInt8[np.ndarray, "row column 4"], UInt8[np.ndarray, "row 4"], float, bool]:
     """Return the picture, the colours of the medians, the end of the scale, and whether something is beyond it."""
     rows = values[order.rows] * order.signs[order.rows, None].astype(np.float32)
     median = np.median(np.nan_to_num(rows), axis=1, keepdims=True)
@@ -156,32 +158,30 @@ def _colours(
         reduced = furthest(reduced.T, ROWS).T
         places = np.arange(ROWS) * len(still) // ROWS
         still, median = np.minimum.reduceat(still, places), median[places]
-    colours, limit, beyond = _scaled(reduced, quiet=still)
-    colours[still] = _GREY
-    usual = colormaps["RdBu_r"](np.clip(median[:, 0] / limit, -1, 1) / 2 + 0.5)
-    return colours, usual, limit, beyond
-
-
-def _enlarged(picture: Float[np.ndarray, "row column 4"]) -> UInt8[np.ndarray, "height width 4"]:
-    """Return exact pixels, which matplotlib need not resample."""
-    rows = np.arange(ROWS) * picture.shape[0] // ROWS
-    columns = np.arange(COLUMNS) * picture.shape[1] // COLUMNS
-    pixels: np.ndarray = (picture * 255).astype(np.uint8)[rows[:, None], columns]
-    return pixels
-
-
-def _scaled(
-    rows: Float[np.ndarray, "row column"], quiet: np.ndarray | None = None
-) -> tuple[Float[np.ndarray, "row column 4"], float, bool]:
-    finite = np.isfinite(rows)
-    moving = rows if quiet is None else rows[~quiet]
+    moving = reduced[~still]
     size = np.abs(moving[np.isfinite(moving)])
     limit = float(np.quantile(size, 0.99)) if size.size else 0.0
     limit = limit if limit > 0 else float(size.max(initial=0.0)) or 1.0
-    places = np.clip(np.where(finite, rows, 0.0) / limit, -1, 1) / 2 + 0.5
-    colours = colormaps["RdBu_r"](places.astype(np.float32))
-    colours[~finite] = _BLACK
-    return colours, limit, bool((size > limit).any())
+    colours = _on_scale(reduced, limit)
+    colours[still] = _GREY
+    return colours, _on_scale(median[:, 0], limit), limit, bool((size > limit).any())
+
+
+def _on_scale(values: Float[np.ndarray, "*shape"], limit: float) -> UInt8[np.ndarray, "*shape 4"]:
+    finite = np.isfinite(values)
+    places = np.clip(np.where(finite, values, 0.0) * (127.5 / limit) + 128.0, 0, 255).astype(np.uint8)
+    colours: np.ndarray = _SCALE[places]
+    if not finite.all():
+        colours[~finite] = _BLACK
+    return colours
+
+
+def _enlarged(picture: UInt8[np.ndarray, "row column 4"]) -> UInt8[np.ndarray, "height width 4"]:
+    """Return exact pixels, which matplotlib need not resample."""
+    rows = np.arange(ROWS) * picture.shape[0] // ROWS
+    columns = np.arange(COLUMNS) * picture.shape[1] // COLUMNS
+    large: np.ndarray = picture[:, columns][rows]
+    return large
 
 
 def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
@@ -193,18 +193,18 @@ def _axes(figure: Figure, left: float, bottom: float, width: float, height: floa
     return axes
 
 
-def _strip(figure: Figure, layer: Rows, order: Order, usual: Float[np.ndarray, "row 4"]) -> None:
+def _strip(figure: Figure, layer: Rows, order: Order, usual: UInt8[np.ndarray, "row 4"]) -> None:
     """Draw, left of the picture, each unit's median, whether it is upside down, and whether it reads backward."""
     count = len(usual)
     units = order.rows[np.arange(count) * len(order.rows) // count]
-    columns = [np.where((order.signs[units] < 0)[:, None], _BLACK, (1.0, 1.0, 1.0, 1.0)), usual]
+    columns = [np.where((order.signs[units] < 0)[:, None], _BLACK, _WHITE), usual]
     names = ["turned", "median"]
     if layer.ahead < layer.units:
-        columns.insert(0, np.where((units >= layer.ahead)[:, None], (0.0, 0.45, 0.7, 1.0), (1.0, 1.0, 1.0, 1.0)))
+        columns.insert(0, np.where((units >= layer.ahead)[:, None], _BLUE, _WHITE))
         names.insert(0, "reads back")
     width = 14 * len(columns)
     strip = _axes(figure, _LEFT - width - 8, _BOTTOM, width, ROWS)
-    strip.imshow(np.stack(columns, axis=1), aspect="auto", interpolation="nearest")
+    strip.imshow(np.stack(columns, axis=1).astype(np.uint8), aspect="auto", interpolation="nearest")
     strip.set_yticks([])
     strip.tick_params(bottom=True, labelbottom=True)
     strip.set_xticks(range(len(names)), names, rotation=90, fontsize=7)

@@ -79,7 +79,7 @@ def fit(folder: Path, data: WeeksDataModule, callbacks: list[Any], **options: An
 
 
 def test_everything_arrives_in_the_run_folder(tmp_path: Path, cohort: SimulatedData) -> None:
-    fit(tmp_path, cohort, [ActivationHeatmap(weeks=3, drawn=2, shifts=100)])
+    fit(tmp_path, cohort, [ActivationHeatmap(every_n_epochs=1, weeks=3, drawn=2, shifts=100)])
     found = events(tmp_path)
     layers = ("convolutions.0", "lstm.0", "head")
     images = {tag for tag in found.Tags()["images"] if "/unit/" not in tag}

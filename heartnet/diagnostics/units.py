@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
+from scipy.fft import irfft, rfft
 from scipy.stats import rankdata, t
 
 from heartnet.diagnostics.heatmap import Rows
@@ -94,7 +95,7 @@ def unit_meanings(
             `inputs` if they are to be told from units.
         signals: of each week, by name.
         lags: in readings.
-        shifts: random shifts.
+        shifts: random shifts; 0 leaves chance unknown (`chance` 1, `p` 1).
         seed: of the shifts; no global random stream is used.
     """
     weeks = range(len(signals))
@@ -103,7 +104,7 @@ def unit_meanings(
     numbers = np.concatenate([np.arange(each.units) for each in layers])
     names = tuple(each.layer for each in layers for _ in range(each.units))
     ranks = [_centred_ranks(np.concatenate([to_cells(each.weeks[w], grids[w]) for each in layers])) for w in weeks]
-    spectra = [np.fft.rfft(each, axis=1) for each in ranks]
+    spectra = [rfft(each, axis=1) for each in ranks]
     known = list(dict.fromkeys(name for each in signals for name in each))
     found = []
     for name in known:
@@ -162,9 +163,10 @@ def _above(meaning: Meaning, unit: int, effect: float, weekly: np.ndarray, margi
     return bool(difference >= margin and difference > t.ppf(0.95, len(own) - 1) * error)
 
 
-def _centred_ranks(rows: Float32[np.ndarray, "unit cell"]) -> Float64[np.ndarray, "unit cell"]:
+def _centred_ranks(rows: np.ndarray) -> Float32[np.ndarray, "unit cell"]:
+    """Return ranks around 0, exact in float32: halves below 2¹¹."""
     ranks: np.ndarray = rankdata(rows, axis=1) - (rows.shape[1] + 1) / 2
-    return ranks
+    return ranks.astype(np.float32)
 
 
 def _circle(
@@ -181,8 +183,8 @@ def _circle(
     if not known.all():
         if known.sum() < 4 * _LEAST_CELLS:
             return None
-        ranks, values = rankdata(ranks[:, known], axis=1) - (known.sum() + 1) / 2, values[known]
-        spectrum = np.fft.rfft(ranks, axis=1)
+        ranks, values = _centred_ranks(ranks[:, known]), values[known]
+        spectrum = rfft(ranks, axis=1)
     count = len(values)
     if binary:
         values = values >= 0.5
@@ -198,8 +200,9 @@ def _circle(
         weight = own / np.linalg.norm(own)
         norms = np.linalg.norm(ranks, axis=1)
         scale = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
-    product = np.fft.irfft(spectrum * np.conj(np.fft.rfft(weight)), n=count, axis=1)
-    found: np.ndarray = (product * scale[:, None]).astype(np.float32)
+    turned = np.conj(rfft(weight)).astype(np.complex64)
+    found: np.ndarray = irfft(spectrum * turned, n=count, axis=1)
+    found *= scale[:, None].astype(np.float32)
     return found
 
 
@@ -226,8 +229,8 @@ def _meaning(
     best = np.abs(mean).argmax(axis=1)
     unit = np.arange(len(mean))
     # The inputs are what units are compared with, and no units themselves.
-    units = np.array([layer != "inputs" for layer in names])
-    null = _largest_by_chance([circle[units] for circle in circles], steps, shifts, seed)
+    units = np.flatnonzero([layer != "inputs" for layer in names])
+    null = _largest_by_chance(circles, units, steps, shifts, seed)
     effects = mean[unit, best].astype(np.float64)
     above = (null[None] >= np.abs(effects)[:, None]).sum(axis=1)
     return Meaning(
@@ -245,13 +248,13 @@ def _meaning(
 
 
 def _largest_by_chance(
-    circles: Sequence[np.ndarray], steps: Sequence[np.ndarray], shifts: int, seed: int
+    circles: Sequence[np.ndarray], units: np.ndarray, steps: Sequence[np.ndarray], shifts: int, seed: int
 ) -> Float64[np.ndarray, " shift"]:
     rng = np.random.default_rng(seed)
-    if not len(circles[0]):
+    if not len(units) or not shifts:
         return np.zeros(shifts)
     apart = np.unique(np.stack([*steps], axis=1), axis=0)
-    by_shift = [np.ascontiguousarray(circle.T) for circle in circles]  # whole rows are read in one go
+    by_shift = [np.ascontiguousarray(circle.T)[:, units] for circle in circles]  # whole rows are read in one go
     found = np.empty(shifts)
     for i in range(shifts):
         total = np.zeros((len(apart), by_shift[0].shape[1]), dtype=np.float32)

@@ -349,6 +349,16 @@ def test_runs_have_an_axis_of_their_own(make_weeks: MakeWeeks) -> None:
     assert places[1] - places[0] == pytest.approx(step / (last - first) * WIDTH)
 
 
+def test_a_run_with_a_clock_that_was_reset(make_weeks: MakeWeeks) -> None:
+    weeks = make_weeks(users=1, weeks_each=1)
+    for day in (datetime(1900, 1, 1), datetime(1970, 1, 1), datetime(2299, 12, 1)):
+        local = weeks.local_time.copy()
+        local[0] = (day - datetime(1970, 1, 1)) // timedelta(microseconds=1)
+        table = weeks.table.with_columns(start=pl.lit(day + timedelta(hours=1)))
+        odd = replace(weeks, local_time=local, table=table)
+        assert len(week_picture(odd, 0, common_scale(odd, [0])).ticks) >= 1
+
+
 def test_pages_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / "weeks.html"
     text = f"<!doctype html>\n{MARK}\n\ud800 done"

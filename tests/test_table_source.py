@@ -153,6 +153,10 @@ def test_people_by_column_file_name_and_option(tmp_path: Path) -> None:
         ("99999999999999999", {"unit": "s"}, None, None),
         ("-99999999999999999999", {"unit": "ms"}, None, None),
         ("x", {"unit": "s"}, None, None),
+        ("9999-12-31 23:59:59", {}, None, None),
+        ("0001-01-01T00:00:00Z", {}, None, None),
+        ("31.12.2300", {"time_format": "%d.%m.%Y"}, None, None),
+        ("2211-06-01 00:00:00", {}, "2211-06-01 00:00:00", None),
     ],
 )
 def test_times(text: str, options: dict[str, Any], time: str | None, offset: int | None) -> None:

@@ -36,7 +36,7 @@ _TICKS = [
     7200,
     21_600,
     43_200,
-    *(86_400 * 2**k for k in range(12)),
+    *(86_400 * 2**k for k in range(15)),
 ]
 _NAMES = {"in_workout": "workout", "in_af": "atrial fib."}
 

@@ -11,8 +11,8 @@ from heartnet.errors import HeartnetError
 UNITS = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001}
 """Microseconds in a unit of `--time-unit`."""
 
-_FIRST = -62_135_596_800_000_000  # 0001-01-01
-_LAST = 253_402_300_799_999_999  # 9999-12-31
+_FIRST = -2_208_988_800_000_000  # 1900-01-01
+_LAST = 10_413_791_999_999_999  # 2299-12-31; databases that shift dates to hide them reach the 23rd century
 _OFFSET = r"([+-]\d{2}):?(\d{2})?$"
 
 
@@ -27,8 +27,14 @@ def parse_times(
         unit: `"s"`, `"ms"`, `"us"` or `"ns"` for numbers since 1970-01-01 00:00, or since any start.
 
     Returns:
-        Datetime in microseconds, null where not readable; and Int32 seconds, null where no offset is written.
+        Datetime in microseconds, null where not readable or not from 1900 to 2299; and Int32 seconds, null where no
+        offset is written.
     """
+    time, offset = _parsed(columns, time_format, unit)
+    return _checked(time.to_physical()), offset
+
+
+def _parsed(columns: Sequence[pl.Series], time_format: str | None, unit: str | None) -> tuple[pl.Series, pl.Series]:
     for column in columns:
         if column.dtype.is_nested():
             raise HeartnetError(

@@ -109,11 +109,17 @@ def _sorted(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _note_mixed_clocks(raw: RawReadings, account: Account) -> None:
-    if raw.frame.is_empty() or raw.frame["instant"].all() or not raw.frame["instant"].any():
+    """Note readings whose local time is that of UTC, where others of the person's week have a place of their own."""
+    frame = raw.frame
+    if frame.is_empty() or (frame["utc_offset"].null_count() in (0, frame.height) and frame["instant"].n_unique() < 2):
         return
-    mixed = raw.frame.select(~pl.col("instant") & pl.col("instant").any().over("user_id", "week")).to_series()
+    wall, nowhere = ~pl.col("instant"), pl.col("instant") & pl.col("utc_offset").is_null()
+    mixed = (rows & (~rows).any().over("user_id", "week") for rows in (wall, nowhere))
+    rows, utc = frame.select(*(each.alias(name) for name, each in zip(("wall", "utc"), mixed, strict=True)))
     what = "noted: time without an offset, where others of the person have one (taken as UTC; see --time-zone)"
-    account.bad("rows", what, int(mixed.sum()), raw.places(mixed, "time", account.max_examples))
+    account.bad("rows", what, int(rows.sum()), raw.places(rows, "time", account.max_examples))
+    what = "noted: UTC taken as local time, where others of the person have an offset (see --time-zone)"
+    account.note("rows", what, int(utc.sum()), raw.places(utc, "time", account.max_examples))
 
 
 def _each_step_once(raw: RawReadings, account: Account) -> RawReadings:

@@ -189,3 +189,13 @@ def test_against_a_loop_and_no_row_unaccounted(rows: list[Row]) -> None:
     assert [(p, s, h, n) for p, s, h, n in found] == [(p, s, pytest.approx(h), n) for p, s, h, n in expected]
     gone = sum(n for stage, what, n in account if stage == "rows" and what.startswith(("dropped", "merged")))
     assert len(rows) - gone == account.count("rows", "left") == len(found)
+
+
+def test_utc_beside_known_places_is_noted() -> None:
+    mixed = raw([("a", 0, 60, None), ("a", 60, 61, None), ("b", 0, 62, None)])
+    offsets = pl.Series("utc_offset", [None, -25_200, None], dtype=pl.Int32)
+    account = Account(strict=True)
+    clean(RawReadings(mixed.frame.with_columns(offsets), mixed.files), account)
+    what = "noted: UTC taken as local time, where others of the person have an offset (see --time-zone)"
+    assert account.entries["rows", what] == 1
+    assert account.examples["rows", what] == ["hr.csv row 2: time 2026-01-05 00:00:00"]

@@ -81,6 +81,10 @@ def _prepare(words: list[str]) -> None:
             parts.append([])
         else:
             parts[-1].append(word)
+    for part in parts if len(parts) > 1 else ():
+        if not part or (part[0].startswith("-") and part[0] not in ("-h", "--help")):
+            found = f"{part[0]!r}" if part else "nothing"
+            raise HeartnetError(f"a + stands between sources: expected a source on either side of it, found {found}")
     parser = _parser()
     sources = [parser.parse_args(["prepare", *part]) for part in parts]
     shared = import_module("heartnet.prepare")

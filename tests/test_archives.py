@@ -33,7 +33,7 @@ def contents(found: list[Member]) -> dict[str, bytes]:
 FILES = {"a/export.xml": b"<x/>" * 5000, "a/b/é.json": b"[]", "c.csv": b"time,bpm\n1,2\n"}
 
 
-def test_a_zip_a_folder_and_a_file_give_the_same(tmp_path: Path) -> None:
+def test_a_zip_a_folder_and_a_file_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = make_zip(tmp_path / "export.zip", FILES)
     folder = tmp_path / "folder"
     for name, data in FILES.items():
@@ -50,6 +50,8 @@ def test_a_zip_a_folder_and_a_file_give_the_same(tmp_path: Path) -> None:
         "folder/a/b/é.json",
     ]
     assert [member.full_name for member in members(folder / "c.csv")] == ["c.csv"]
+    monkeypatch.chdir(folder)
+    assert next(members(Path("."))).full_name == "folder/c.csv"
     xml = next(members(archive, lambda name: name.endswith("xml")))
     assert (xml.full_name, xml.length) == ("export.zip/a/export.xml", 20_000)
     assert xml.size < 200

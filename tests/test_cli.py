@@ -305,3 +305,9 @@ def test_a_request_to_end_leaves_nothing(tmp_path: Path) -> None:
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, "heartnet: interrupted; nothing was written\n")
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
+@pytest.mark.parametrize("words", [["+", "table", "a.csv"], ["table", "a.csv", "+"], ["table", "a.csv", "+", "--out"]])
+def test_a_plus_without_a_source_beside_it(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("prepare", *words) == 2
+    assert "a + stands between sources" in capsys.readouterr().err

@@ -67,7 +67,8 @@ class Member:
     @property
     def full_name(self) -> str:
         """The name in messages: `export.zip/apple_health_export/export.xml`, or just the file's."""
-        return self.source.name if self.name == self.source.name else f"{self.source.name}/{self.name}"
+        folder = self.source.name or self.source.resolve().name  # that of "." is empty
+        return self.source.name if self.name == self.source.name else f"{folder}/{self.name}"
 
     def open(self) -> io.BufferedIOBase:
         """Return a stream of what the file holds; its `read` and `readline` raise `HeartnetError` too.

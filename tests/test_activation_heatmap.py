@@ -236,6 +236,33 @@ def test_whatever_goes_wrong_training_goes_on(tmp_path: Path) -> None:
     assert "RuntimeError: no such thing" in finding.message
 
 
+class Diverged(Foreign):
+    def on_train_batch_end(self, *_: Any) -> None:
+        with torch.no_grad():
+            self.mix.weight[0] = torch.nan
+            self.rnn.get_parameter("weight_ih_l0")[0] = torch.inf
+
+
+def test_a_network_that_diverges_is_drawn_too(tmp_path: Path) -> None:
+    trainer_of(tmp_path, [ActivationHeatmap(every_n_epochs=1, shifts=9)]).fit(Diverged(), pairs(8, 40, 2))
+    assert [each.step for each in events(tmp_path).Images("activation_heatmap/mix")] == [0, 2, 4, 6]
+    assert not [each for each in read_jsonl(tmp_path / "findings.jsonl") if each.status != "pass"]
+
+
+@pytest.mark.parametrize("shape", [(8, 2, 2), (4, 3, 1), (4, 40, 12)])
+def test_short_sequences_and_many_channels(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    trainer_of(tmp_path, [ActivationHeatmap(shifts=9)], max_epochs=1).fit(Foreign(shape[2]), pairs(*shape))
+    assert not [each for each in read_jsonl(tmp_path / "findings.jsonl") if each.status != "pass"]
+
+
+def test_16_bits(tmp_path: Path) -> None:
+    trainer_of(tmp_path, [ActivationHeatmap(shifts=9)], max_epochs=1, precision="bf16-mixed").fit(
+        Foreign(), pairs(8, 40, 2)
+    )
+    assert "activation_heatmap/mix" in events(tmp_path).Tags()["images"]
+    assert not [each for each in read_jsonl(tmp_path / "findings.jsonl") if each.status != "pass"]
+
+
 def test_an_adapter_of_one_line(tmp_path: Path) -> None:
     class ChannelsFirst(Foreign):
         def forward(self, x: Tensor) -> Any:

@@ -153,6 +153,28 @@ def test_what_is_there_without_training_or_in_the_inputs_does_not_count() -> Non
     assert plain[0].chance == pytest.approx(with_inputs[0].chance)  # inputs are no units
 
 
+def test_the_verdict_says_where_training_brought_most() -> None:
+    rng = np.random.default_rng(9)
+    weeks = [nights(rng, 4 * DAY) for _ in range(4)]
+    signals = [{"asleep": w} for w in weeks]
+    first = rows(*[smooth(rng, 3, len(w)) + 9 * w for w in weeks], layer="first")
+    before = rows(*[smooth(rng, 3, len(w)) for w in weeks], layer="second")
+    after = rows(*[smooth(rng, 3, len(w)) + 4 * w for w in weeks], layer="second")
+    (finding,) = verdict(unit_meanings([first, after], signals), unit_meanings([first, before], signals, shifts=0), 0)
+    assert "no unit learned to tell asleep: the best, unit" in finding.message
+    assert "training brought most in second" in finding.message
+
+
+def test_broken_units_tell_nothing() -> None:
+    rng = np.random.default_rng(10)
+    act, mark = smooth(rng, 3, 600), (rng.random(600) < 0.4).astype(float)
+    act[0], act[1, ::2] = np.nan, np.inf
+    (meaning,) = unit_meanings([rows(act)], [{"mark": mark}], shifts=9)
+    assert meaning.effects[0] == 0
+    assert np.isfinite(meaning.effects).all()
+    assert verdict([meaning], [meaning], 0)[0].value is not None
+
+
 def test_marks_are_told_and_other_signals_only_where_learned() -> None:
     rng = np.random.default_rng(8)
     act = [smooth(rng, 3, 600) for _ in range(3)]

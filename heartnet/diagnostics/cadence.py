@@ -139,7 +139,8 @@ def _spreads(layer: Rows, weeks: Sequence[KnownWeek]) -> tuple[np.ndarray, np.nd
     sums, counts = np.zeros((2, layer.units)), np.zeros(2, dtype=int)
     for rows, week in zip(layer.weeks, weeks, strict=True):
         for kind, mask in enumerate((week.dense, week.sparse)):
-            chosen = np.nan_to_num(rows[:, _positions(mask, rows.shape[1])].astype(np.float64))
+            chosen = rows[:, _positions(mask, rows.shape[1])].astype(np.float64)
+            chosen = np.nan_to_num(chosen, posinf=0.0, neginf=0.0)
             if chosen.shape[1] > 1:
                 sums[kind] += chosen.var(axis=1) * chosen.shape[1]
                 counts[kind] += chosen.shape[1]

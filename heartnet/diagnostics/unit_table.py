@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from heartnet.diagnostics.units import Meaning, beyond
+from heartnet.diagnostics.units import LEAST_MARGIN, Meaning, beyond
 from heartnet.findings import Finding
 
 _ARRAYS = ("numbers", "effects", "lags", "weekly", "p")
@@ -101,10 +101,20 @@ def _finding(meaning: Meaning, untrained: Meaning | None, step: int) -> Finding 
         message = f"no unit tells {name} better than chance ({who}: {unit} {value:.3f}; {told})"
     else:
         message = (
-            f"no unit learned {name}: the best, {who}, has {unit} {value:.3f}, clearly above chance but not above what "
-            f"is there without training ({told})"
+            f"no unit learned to tell {name}: the best, {who}, has {unit} {value:.3f}, above chance, but not above what "
+            f"is there without training ({told}){_gain(meaning, untrained)}"
         )
     return Finding("units", "pass", meaning.signal, round(value, 4), round(limit, 4), unit, message, step=step)
+
+
+def _gain(meaning: Meaning, untrained: Meaning | None) -> str:
+    """Say in which layer training brought most, if that is something."""
+    layers = [each for each in dict.fromkeys(meaning.layers) if each != "inputs"]
+    pairs = [(_best_of(meaning, each) or 0.0, _best_of(untrained, each), each) for each in layers]
+    after, before, layer = max(
+        ((a, b, n) for a, b, n in pairs if b is not None), key=lambda p: p[0] - p[1], default=_NONE
+    )
+    return f"; training brought most in {layer}: {after:.3f} from {before:.3f}" if after - before > LEAST_MARGIN else ""
 
 
 _RIVALS = {"chance": "chance reaches", "untrained": "the untrained network", "inputs": "the inputs themselves"}

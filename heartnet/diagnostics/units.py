@@ -125,6 +125,7 @@ def to_cells(rows: Float32[np.ndarray, "unit position"], cells: int) -> Float32[
     """Return the mean of each cell; where there are fewer positions than cells, positions are repeated."""
     positions = rows.shape[1]
     edge = (np.arange(cells + 1) * positions) // cells
+    rows = np.nan_to_num(rows, posinf=0.0, neginf=0.0)  # a broken unit tells nothing
     if positions < cells:
         return rows[:, edge[:-1]]
     sums: np.ndarray = np.add.reduceat(rows, edge[:-1], axis=1, dtype=np.float64) / np.diff(edge)

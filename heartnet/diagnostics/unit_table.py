@@ -111,9 +111,8 @@ def _gain(meaning: Meaning, untrained: Meaning | None) -> str:
     """Say in which layer training brought most, if that is something."""
     layers = [each for each in dict.fromkeys(meaning.layers) if each != "inputs"]
     pairs = [(_best_of(meaning, each) or 0.0, _best_of(untrained, each), each) for each in layers]
-    after, before, layer = max(
-        ((a, b, n) for a, b, n in pairs if b is not None), key=lambda p: p[0] - p[1], default=_NONE
-    )
+    known = [(after, before, layer) for after, before, layer in pairs if before is not None]
+    after, before, layer = max(known, key=lambda each: each[0] - each[1], default=(0.0, 0.0, ""))
     return f"; training brought most in {layer}: {after:.3f} from {before:.3f}" if after - before > LEAST_MARGIN else ""
 
 

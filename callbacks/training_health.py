@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,14 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as lightning
 import torch
+from pytorch_lightning.loggers.logger import DummyLogger
 from torch import Tensor, nn
 
 from heartnet.diagnostics import health_verdicts as verdicts
 from heartnet.diagnostics import start_verdicts
-from heartnet.diagnostics.health import Health, Look
+from heartnet.diagnostics.health import Health
 from heartnet.diagnostics.health_scores import Scores
+from heartnet.diagnostics.health_tags import scalars
 from heartnet.diagnostics.loss_calls import LossCalls
 from heartnet.diagnostics.nonfinite import locate
 from heartnet.diagnostics.nonfinite_verdict import not_finite
@@ -92,6 +95,7 @@ class TrainingHealth(lightning.Callback):
         self._batch: tuple[Any, int, Streams] | None = None
         self._loss: Tensor | None = None
         self._broken = False
+        self._planned = math.inf
 
     def state_dict(self) -> dict[str, Any]:
         health = None if self.health is None else self.health.state()
@@ -106,6 +110,7 @@ class TrainingHealth(lightning.Callback):
         ]
         self.health = Health(pl_module, held, _outputs_of(pl_module))
         self.scores, self._said, self._broken = Scores(_outputs_of(pl_module)), set(), False
+        self._planned = float(trainer.estimated_stepping_batches)
         self._take_up()
         self._publish(trainer, start_verdicts.left_out(self.health))
 
@@ -192,7 +197,7 @@ class TrainingHealth(lightning.Callback):
         assert self.health is not None
         found = start_verdicts.same_units(self.health)
         try:
-            replay = Replay(module, trainer.precision_plugin.train_step_context)
+            replay = _replay(trainer, module)
             with LossCalls(batch) as seen:
                 found += start_verdicts.mixed(mixing(replay, batch))
             found += start_verdicts.squashed([(call.squashed_by, call.name) for call in seen.calls if call.cut])
@@ -221,13 +226,16 @@ class TrainingHealth(lightning.Callback):
 
     def _locate(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> Finding:
         assert self.health is not None
-        place, why, rows = None, "the step could not be done again, or was finite the second time", list[int]()
+        place, rows = None, list[int]()
+        why = "the step was finite when it was done again"
+        if trainer.world_size > 1:
+            why += " in this process; look at the batch of the others"
         try:
             assert self._batch is not None
             batch, index, streams = self._batch
             index_of = batch.get("index") if isinstance(batch, Mapping) else None
             rows = index_of.tolist() if isinstance(index_of, Tensor) else []
-            place = locate(Replay(module, trainer.precision_plugin.train_step_context), batch, index, streams)
+            place = locate(_replay(trainer, module), batch, index, streams)
         except Exception as error:  # see `_begin`
             why = _line(error)
         return not_finite(place, self.health, why=why, rows=rows)
@@ -246,10 +254,9 @@ class TrainingHealth(lightning.Callback):
     def _judge(self, trainer: lightning.Trainer, *, end: bool = False) -> list[Finding]:
         assert self.health is not None
         health, settings = self.health, _settings(trainer)
-        planned = float(trainer.estimated_stepping_batches)
         found = start_verdicts.same_units(health) if health.batches <= 1 else []
         found += verdicts.gradients(health, enough=3 if end else verdicts.BATCHES) + verdicts.small_gradients(health)
-        found += verdicts.updates(health, planned, settings, end=end) + verdicts.clipped(health, settings)
+        found += verdicts.updates(health, self._planned, settings, end=end) + verdicts.clipped(health, settings)
         return found + verdicts.activations(health) + verdicts.heads(health) + verdicts.climbing(health)
 
     def _judge_course(self, trainer: lightning.Trainer, *, end: bool) -> list[Finding]:
@@ -287,28 +294,6 @@ class TrainingHealth(lightning.Callback):
         self._batch = self._loss = None
 
 
-def scalars(look: Look, most: int) -> dict[str, float]:
-    """Return what is logged of a look, by tag, for at most `most` layers, the first and last among them."""
-    groups = {"gradient": look.gradients, "update": look.updates, "activation": look.activations}
-    found = {
-        f"training_health/{group}/{layer or 'module'}": values[layer]
-        for group, values in groups.items()
-        for layer in _spread(list(values), most)
-    }
-    found |= {f"training_health/share/{name}": look.shares[name] for name in list(look.shares)[:16]}
-    found["training_health/gradient_norm"] = math.hypot(*look.gradients.values(), 0.0)
-    if look.clipped is not None:
-        found["training_health/clipped"] = look.clipped
-    return found
-
-
-def _spread(names: list[str], most: int) -> list[str]:
-    if len(names) <= most:
-        return names
-    places = {round(i * (len(names) - 1) / max(most - 1, 1)) for i in range(most)}
-    return [names[place] for place in sorted(places)]
-
-
 def _is_look(trainer: lightning.Trainer, batches: int, every: int) -> bool:
     """Whether the batch after `batches` others ends a step to look at."""
     step, of_step = divmod(batches, trainer.accumulate_grad_batches)
@@ -340,6 +325,13 @@ def _outputs_of(module: nn.Module) -> tuple[str, ...]:
 
 def _scaler(trainer: lightning.Trainer) -> Any:
     return getattr(trainer.precision_plugin, "scaler", None)
+
+
+def _replay(trainer: lightning.Trainer, module: lightning.LightningModule) -> Replay:
+    """Return a replay whose copy logs nowhere, also where it asks the trainer for its logger."""
+    quiet = copy.copy(trainer)
+    quiet.loggers = [DummyLogger() for _ in trainer.loggers]
+    return Replay(module, trainer.precision_plugin.train_step_context, quiet)
 
 
 def _unscaled(trainer: lightning.Trainer, loss: Tensor | None) -> Tensor | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -438,3 +441,80 @@ def test_fast_dev_run_writes_nothing(tmp_path: Path) -> None:
 def test_wrong_arguments(name: str) -> None:
     with pytest.raises(HeartnetError, match=f"{name}=0: must be at least 1"):
         TrainingHealth(**{name: 0})
+
+
+def test_a_step_done_again_logs_nothing(tmp_path: Path) -> None:
+    class Loud(Foreign):
+        def training_step(self, batch: Any, index: int) -> Tensor:
+            assert self.logger is not None
+            self.logger.log_metrics({"mine": float(index)}, step=index)
+            return super().training_step(batch, index)
+
+    logger = CSVLogger(tmp_path, "csv")
+    Training("foreign", Loud(), (sequences(),), {"max_epochs": 1, "logger": logger}).fit(tmp_path, [TrainingHealth()])
+    metrics = (tmp_path / "csv" / "version_0" / "metrics.csv").read_text().splitlines()
+    mine = [line.split(",")[metrics[0].split(",").index("mine")] for line in metrics[1:]]
+    assert [float(each) for each in mine if each] == list(range(8))
+    assert wheres(tmp_path) == []
+
+
+def test_validation_in_the_middle_of_epochs(tmp_path: Path) -> None:
+    ends = []
+    for callbacks in ([TrainingHealth(every_n_steps=2)], []):
+        it = training("hourly")
+        it.fit(tmp_path, callbacks, val_check_interval=0.3, max_epochs=2)
+        ends.append([p.detach() for p in it.module.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    assert wheres(tmp_path) == []
+
+
+def test_weights_that_start_at_zero_do_not_leap(tmp_path: Path) -> None:
+    class Zeros(Foreign):
+        def __init__(self) -> None:
+            super().__init__()
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+
+    Training("foreign", Zeros(), (sequences(),)).fit(tmp_path, [TrainingHealth()])
+    assert wheres(tmp_path) == []
+
+
+def test_gradients_that_vanish_through_depth(tmp_path: Path) -> None:
+    class Deep(Foreign):
+        def __init__(self) -> None:
+            super().__init__()
+            layers = [each for _ in range(14) for each in (nn.Linear(12, 12), nn.Sigmoid())]
+            self.deep = nn.Sequential(nn.Flatten(), nn.Linear(24, 12), *layers)
+
+        def forward(self, x: Tensor) -> Tensor:
+            answer: Tensor = self.head(self.deep(x))
+            return answer[:, 0]
+
+    deep = Deep()
+    deep.rnn.requires_grad_(False)
+    deep.twice.requires_grad_(False)
+    Training("foreign", deep, (sequences(),), {"max_epochs": 3}).fit(tmp_path, [TrainingHealth()])
+    found = [each for each in trouble(tmp_path) if "vanishes" in each.message]
+    assert [each.where for each in found] == ["deep.4/gradient"] or found[0].where.startswith("deep.")
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path) -> None:
+    script = f"""
+import torch
+from test_training_health import Foreign, TrainingHealth, sequences
+import pytorch_lightning as lightning
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    trainer = lightning.Trainer(default_root_dir={str(tmp_path)!r}, callbacks=[TrainingHealth()], devices=2,
+        strategy="ddp_spawn", max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False)
+    trainer.fit(Foreign(), sequences())
+"""
+    (tmp_path / "script.py").write_text(script)
+    tests = Path(__file__).parent
+    paths = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, tmp_path / "script.py"], env=paths, check=True, timeout=120, capture_output=True)
+    found = read_jsonl(tmp_path / "findings.jsonl")
+    assert found
+    assert wheres(tmp_path) == []

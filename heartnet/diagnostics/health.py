@@ -90,6 +90,7 @@ class Health:
         self.first: Look | None = None
         self.outputs: dict[str, Output] = {}
         self.started: list[tuple[float, float, float, float, str]] = []  # value, uninformed, and sums for base rates
+        self.largest: dict[str, float] = {}  # update of each layer, of all looks
         self.rows: dict[str, tuple[int, int]] = {}  # of the last layer: looks, and looks without a gradient
         self.equal: str | None = None
         self.called: set[str] = set()
@@ -154,6 +155,8 @@ class Health:
         seen = [] if self._seen is None else self._seen.calls
         look = Look(self._step, gradients=self.weights.by_layer(self._norms), **self._moves())
         look.activations = dict(zip(self._outputs, _floats(list(self._outputs.values())), strict=True))
+        for layer, update in look.updates.items():
+            self.largest[layer] = max(update, self.largest.get(layer, 0.0))
         self._read(seen, look)
         self._read_rows(list(look.activations))
         self.called |= set(look.activations)
@@ -267,6 +270,7 @@ class Health:
             "losses": self.losses.state(),
             "outputs": {name: vars(each).copy() for name, each in self.outputs.items()},
             "started": [list(each) for each in self.started],
+            "largest": dict(self.largest),
             "rows": {name: list(each) for name, each in self.rows.items()},
             "called": sorted(self.called),
             "batches": self.batches,
@@ -280,6 +284,7 @@ class Health:
         self.losses.load(state["losses"])
         self.outputs = {name: Output(**each) for name, each in state["outputs"].items()}
         self.started = [tuple(each) for each in state["started"]]
+        self.largest = dict(state["largest"])
         self.rows = {name: (each[0], each[1]) for name, each in state["rows"].items()}
         self.called, self.batches = set(state["called"]), state["batches"]
         self.first = None if state["first"] is None else Look(**state["first"])

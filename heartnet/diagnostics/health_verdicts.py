@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from heartnet.diagnostics.health import Health, Look
 from heartnet.diagnostics.health_finding import Settings, finding, learning_rate, others
@@ -21,7 +21,10 @@ SMALLEST_CHANGE = 1e-3
 """Change of a layer's weights over a whole run, of at least `SHORTEST` steps, below which it counts as frozen."""
 SHORTEST = 1000
 SMALLEST_CLIPPED = 1e-3
-SMALLEST_GRADIENT = 1e-6
+SMALLEST_GRADIENT = 1e-5
+"""Of the largest of a layer."""
+SMALLEST_SHARE = 1e-4
+"""Of what a layer's gradient was at the first look, both beside the largest."""
 LARGEST_GROWTH = 1000.0
 SKIPPED = 20
 """Steps that a gradient scaler leaves out running before it is more than a search for its scale."""
@@ -90,17 +93,29 @@ def gradients(health: Health, *, enough: int = BATCHES) -> list[Finding]:
 
 
 def small_gradients(health: Health) -> list[Finding]:
-    """Layers whose gradient is vanishingly small beside the others', or grew far beyond its own beginning."""
-    looks = list(health.looks)[-CONFIRM:]
-    if len(looks) < CONFIRM or health.first is None:
+    """Layers whose gradient is vanishingly small beside the others', or beside what it was; one that grew and grew."""
+    looks, first = list(health.looks)[-CONFIRM:], health.first
+    if len(looks) < CONFIRM or first is None:
         return []
-    found = []
-    for layer in looks[-1].gradients:
+    for layer in reversed(_in_order(health, health.weights.layers)):
         shares = [_beside(look, layer) for look in looks]
-        if all(0 < share < SMALLEST_GRADIENT for share in shares):
-            message = f"the gradient of {layer} vanishes beside that of the other layers, at {CONFIRM} looks running"
-            found.append(finding("warn", f"{layer}/gradient", message, shares[-1], SMALLEST_GRADIENT, "of the median"))
-    return found[-1:]
+        before = _beside(first, layer)
+        low = all(0 < share < SMALLEST_GRADIENT for share in shares)
+        lost = all(0 < share < SMALLEST_SHARE * before for share in shares)
+        if low or lost:
+            than = "" if low else f", of which it had {before:.2g} at the first look"
+            message = (
+                f"the gradient of {layer} vanishes: {shares[-1]:.2g} of the largest{than}, at {CONFIRM} "
+                "looks running; what lies between it and the loss lets next to nothing through"
+            )
+            limit = SMALLEST_GRADIENT if low else SMALLEST_SHARE * before
+            return [finding("warn", f"{layer}/gradient", message, shares[-1], limit, "of the largest")]
+    norms = [math.hypot(*look.gradients.values(), 0.0) for look in (first, *looks)]
+    if norms[0] > 0 and min(norms[1:]) > LARGEST_GROWTH * norms[0]:
+        largest = max(looks[-1].gradients, key=lambda layer: looks[-1].gradients[layer])
+        message = f"gradients explode: their norm is {norms[-1] / norms[0]:.2g} times the first, most in {largest}"
+        return [finding("warn", f"{largest}/explosion", message, norms[-1] / norms[0], LARGEST_GROWTH, "× first look")]
+    return []
 
 
 def updates(health: Health, planned: float, settings: Settings, *, end: bool = False) -> list[Finding]:
@@ -128,8 +143,7 @@ def updates(health: Health, planned: float, settings: Settings, *, end: bool = F
         return found
     steps = max(planned if math.isfinite(planned) else 0, SHORTEST)
     reached = {w.layer for w in health.weights.all if w.tensor.requires_grad and w.optimised and w.nonzero > 0}
-    largest = {layer: max(look.updates.get(layer, 0.0) for look in looks) for layer in reached}
-    largest = {layer: value for layer, value in largest.items() if any(layer in look.updates for look in looks)}
+    largest = {layer: value for layer, value in health.largest.items() if layer in reached}
     frozen = [layer for layer in health.weights.layers if layer in largest and largest[layer] * steps < SMALLEST_CHANGE]
     if frozen and len(frozen) == len(largest):
         value = max(largest.values())
@@ -179,7 +193,8 @@ def course(found: Trend, batches: int, health: Health, settings: Settings) -> li
     numbers = f"{found.first:.3g} at first, {found.lowest:.3g} at best, {found.last:.3g} at last"
     lower = learning_rate(settings, 0.3)
     if found.course == "rises":
-        return [finding("fail", "loss/trend", f"the loss rises: {numbers}", found.last, found.first, "", lower)]
+        status: Status = "fail" if found.last > 1.5 * found.first else "warn"
+        return [finding(status, "loss/trend", f"the loss rises: {numbers}", found.last, found.first, "", lower)]
     if found.course == "returns":
         message = f"the loss fell and came back: {numbers}. A smaller learning rate, or clipping, may hold it"
         return [finding("fail", "loss/trend", message, found.last, found.lowest, "", lower)]
@@ -232,7 +247,6 @@ def passes(health: Health, said: Collection[str]) -> list[Finding]:
 def _whole(health: Health, weights: Sequence[object]) -> tuple[list[str], list[str]]:
     """Return layers all of whose trained weights are among `weights`, in the order in which they run; and the rest."""
     chosen = {id(each) for each in weights}
-    order = list(health.looks[-1].activations) if health.looks else []
     layers, lone = [], []
     for layer, places in health.weights.layers.items():
         here = [health.weights.all[place] for place in places]
@@ -242,9 +256,16 @@ def _whole(health: Health, weights: Sequence[object]) -> tuple[list[str], list[s
             layers.append(layer)
         else:
             lone += [each.name for each in inside]
-    return sorted(layers, key=lambda layer: order.index(layer) if layer in order else -1), lone
+    return _in_order(health, layers), lone
+
+
+def _in_order(health: Health, layers: Iterable[str]) -> list[str]:
+    """Return layers in the order in which they ran at the last look; those that were not seen first."""
+    order = list(health.looks[-1].activations) if health.looks else []
+    return sorted(layers, key=lambda layer: order.index(layer) if layer in order else -1)
 
 
 def _beside(look: Look, layer: str) -> float:
-    median = statistics.median(look.gradients.values()) if look.gradients else 0.0
-    return look.gradients.get(layer, 0.0) / median if median > 0 else 0.0
+    """Return a layer's gradient norm, over the largest of a layer."""
+    largest = max(look.gradients.values(), default=0.0)
+    return look.gradients.get(layer, 0.0) / largest if largest > 0 else 0.0

@@ -83,14 +83,18 @@ class _Trace:
         self.last = ""  # the last leaf whose output was finite
         self.forward: Place | None = None
         self.backward: Place | None = None
+        self._first: Tensor | None = None
 
     def see(self, module: str, what: What, tensor: str, values: Tensor, axis: int = 0) -> None:
         if self.forward is None and not _finite(values):
             self.forward = self.place(module, what, tensor, values, axis)
 
     def see_gradient(self, module: str, tensor: str, values: Tensor, axis: int = 0) -> None:
-        if self.backward is None and not _finite(values):
-            self.backward = self.place(module, "gradient", tensor, values, axis)
+        # What one module puts out and another takes is one tensor: if its gradient is the first, the other made it.
+        first = self._first
+        taken = first is not None and tensor.startswith("argument") and values.data_ptr() == first.data_ptr()
+        if taken or (first is None and not _finite(values)):
+            self.backward, self._first = self.place(module, "gradient", tensor, values, axis), values
 
     def place(self, module: str, what: What, tensor: str, values: Tensor, axis: int = 0) -> Place:
         wrong = ~values.detach().isfinite()

@@ -43,12 +43,13 @@ class Streams:
 class Replay:
     """Training steps of a module, done on a copy of it that the module never hears of.
 
-    The copy is made at once, with weights as they are. It knows the module's trainer, logs nowhere, and takes no
-    optimiser step: under manual optimisation, gradients are computed and the rest of the step goes on.
+    The copy is made at once, with weights as they are. It knows a trainer, logs nowhere, and takes no optimiser
+    step: under manual optimisation, gradients are computed and the rest of the step goes on.
 
     Args:
         module: has a `training_step(batch)` or `training_step(batch, batch_idx)`, as a LightningModule has.
         context: entered for each step, for example autocast.
+        trainer: what the copy takes for its trainer; None for the module's own.
 
     Raises:
         HeartnetError: the module cannot be copied.
@@ -56,14 +57,16 @@ class Replay:
 
     module: nn.Module
     context: Callable[[], AbstractContextManager[Any]] = nullcontext
+    trainer: Any = None
 
     def __post_init__(self) -> None:
         with torch.inference_mode(False):
             self.twin: Any = bare_copy(self.module)
         self.manual = getattr(self.module, "automatic_optimization", True) is False
         held = vars(self.twin)
-        if "_trainer" in held:
-            held["_trainer"] = vars(self.module)["_trainer"]
+        for part, own in zip(self.twin.modules(), self.module.modules(), strict=False):
+            if vars(own).get("_trainer") is not None and "_trainer" in vars(part):
+                vars(part)["_trainer"] = self.trainer or vars(own)["_trainer"]
         for name in ("toggle_optimizer", "untoggle_optimizer", "clip_gradients", "print"):
             if hasattr(self.twin, name):
                 held[name] = _nothing

@@ -51,7 +51,7 @@ def mixed(found: Mixing | None) -> list[Finding]:
 def odd_start(scales: Sequence[Scale]) -> list[Finding]:
     """Initial weights, or outputs, far larger than those of the same layer initialised anew."""
     heavy = [each for each in scales if each.weights > LARGEST_WEIGHTS]
-    loud = [each for each in scales if each.gain > LARGEST_GAIN]
+    loud = [each for each in scales[:-1] if each.gain > LARGEST_GAIN]  # the last may start at the base rates
     if heavy:
         worst = heavy[0]
         message = (

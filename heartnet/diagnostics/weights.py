@@ -96,6 +96,7 @@ class Weights:
         """Return how far a step moved each layer: norms of the change and of the weights before, on the device.
 
         A layer's norms are over its matrices, where it has any: biases that start at 0 have no size to compare with.
+        Weights count as no smaller than a third of PyTorch's initial ones, lest those that start at 0 seem to leap.
         None without `before_step`.
         """
         before, self._before = self._before, None
@@ -110,6 +111,8 @@ class Weights:
         )
         matrices = {name: self._matrices(places) for name, places in self.layers.items()}
         rows = [torch.stack([values[places].sum().sqrt() for places in matrices.values()]) for values in (steps, sizes)]
+        least = [self._usual(places) / 3 for places in matrices.values()]
+        rows[1] = torch.maximum(rows[1], torch.tensor(least, device=device))
         for each, moved in zip(self.all, (steps > 0).tolist(), strict=True):
             if each.tensor.requires_grad:
                 each.steps += 1
@@ -136,6 +139,11 @@ class Weights:
         for each in self.all:
             if each.name in state:
                 each.asked, each.reached, each.nonzero, each.steps, each.moved = state[each.name]
+
+    def _usual(self, places: Sequence[int]) -> float:
+        """Return the norm that weights have at the start: uniform within ±1/√inputs; scales of normalisations are 1."""
+        tensors = [self.all[place].tensor for place in places]
+        return math.sqrt(sum(len(each) / 3 if each.dim() > 1 else each.numel() for each in tensors))
 
     def _matrices(self, places: Sequence[int]) -> list[int]:
         matrices = [place for place in places if self.all[place].tensor.dim() > 1]

@@ -11,7 +11,8 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 
 from heartnet.diagnostics.dead_units import LayerUnits, look
-from heartnet.diagnostics.deaths import CHECK, Deaths
+from heartnet.diagnostics.dead_verdict import CHECK
+from heartnet.diagnostics.deaths import Deaths
 from heartnet.diagnostics.unit_gradients import GradientNorms, UnitGradients
 from heartnet.errors import HeartnetError
 from heartnet.findings import Finding, publish
@@ -53,7 +54,8 @@ class DeadUnits(lightning.Callback):
     Args:
         every_n_steps: how often to look; a look takes less time than half a training step.
         confirm: looks in a row that have to agree before a unit is called dead or saturated.
-        limit: share of a layer's units that may be dead.
+        limit: share of a layer's units that may die beyond those that were silent in the first looks, or may never
+            live; half of it for those that died in a spike (`heartnet.diagnostics.dead_verdict.Allowed`).
         histograms: draw histograms at every n-th look; 0 for none.
 
     Raises:
@@ -75,7 +77,7 @@ class DeadUnits(lightning.Callback):
         "saturated gates: share of units": [r"dead_units/[^/]+/saturated/"],
     }
 
-    def __init__(self, every_n_steps: int = 50, confirm: int = 3, limit: float = 0.1, histograms: int = 4) -> None:
+    def __init__(self, every_n_steps: int = 50, confirm: int = 3, limit: float = 0.2, histograms: int = 4) -> None:
         for name, value, least in (
             ("every_n_steps", every_n_steps, 1), ("confirm", confirm, 1), ("histograms", histograms, 0),
         ):  # fmt: skip

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from heartnet.diagnostics.dead_units import Flags, LayerUnits
-from heartnet.diagnostics.unit_gradients import Spike, UnitGradient
+from heartnet.diagnostics.dead_verdict import CHECK, WHOLE, Allowed, Before, of_dead, of_saturated, of_unexplained
+from heartnet.diagnostics.unit_gradients import UnitGradient
 from heartnet.findings import Finding, Status
 
-CHECK = "dead_units"
 _ENOUGH = 1000  # values without a sign of life, where no gradient can be seen
-_WHOLE = 0.99  # of a layer
-_HALF = 0.5
-_SPIKE = 5.0  # times the median
-_CURABLE = ("relu", "gelu")  # values of model.activation that can die
+_EARLY = 8  # steps in which a network's first silence settles
+_EVIDENCE = 16  # steps without a sign of life
 
 
 @dataclass
@@ -31,6 +29,7 @@ class _History:
     saturated_since: npt.NDArray[np.int64]
     alive: npt.NDArray[np.int64]  # last step at which the unit was active or had a gradient; -1 never
     constant_looks: int = 0
+    usual: float = 0.0  # largest share of silent units in the first looks
 
 
 @dataclass(frozen=True)
@@ -60,12 +59,12 @@ class Deaths:
 
     Args:
         confirm: looks in a row that have to agree.
-        limit: share of a layer's units that may be dead.
+        limit: share of a layer's units that may die; see `heartnet.diagnostics.dead_verdict.Allowed`.
         settings: overrides that the network was made with, such as `{"model.activation": "relu"}`.
     """
 
     confirm: int = 3
-    limit: float = 0.1
+    limit: float = 0.2
     settings: Mapping[str, object] = field(default_factory=dict)
     states: dict[str, LayerState] = field(default_factory=dict)
     hidden: dict[str, str] = field(default_factory=dict)
@@ -79,7 +78,7 @@ class Deaths:
         step: int,
         layers: Sequence[LayerUnits],
         gradients: Mapping[str, UnitGradient],
-        before: Callable[[int], Spike | None] = lambda _: None,
+        before: Before = lambda _: None,
     ) -> list[Finding]:
         """Take a look into account and return findings that are new, worse, or over.
 
@@ -127,6 +126,8 @@ class Deaths:
             history = _History(zeros.copy(), never.copy(), zeros.copy(), zeros.copy(), never.copy(), never.copy())
             self._histories[layer.name] = history
         silent = layer.silent
+        if step <= _EARLY:
+            history.usual = max(history.usual, float(silent.mean()))
         history.silent_since = np.where(silent & (history.silent_looks == 0), step, history.silent_since)
         history.silent_looks = np.where(silent, history.silent_looks + 1, 0)
         history.silent_values = np.where(silent, history.silent_values + layer.values, 0)
@@ -145,13 +146,16 @@ class Deaths:
             return silent & (gradient.last < history.silent_since)
         return silent & layer.exact & (history.silent_values >= _ENOUGH)
 
+    def _allowed(self, history: _History, step: int) -> Allowed:
+        return Allowed(self.limit, history.usual, step >= _EVIDENCE, self.settings)
+
     def _findings(
         self,
         step: int,
         layers: Sequence[LayerUnits],
         dead: Mapping[str, Flags],
         saturated: Mapping[str, Flags],
-        before: Callable[[int], Spike | None],
+        before: Before,
     ) -> list[Finding]:
         new: list[Finding] = []
         origin: str | None = None
@@ -159,7 +163,7 @@ class Deaths:
         unexplained: list[str] = []
         for layer in layers:
             name = layer.name
-            if max(dead[name].mean(), saturated[name].mean()) >= _WHOLE:
+            if max(dead[name].mean(), saturated[name].mean()) >= WHOLE:
                 origin = name
             elif self._histories[name].constant_looks >= self.confirm:
                 if origin is not None:
@@ -168,20 +172,20 @@ class Deaths:
                     unexplained.append(name)
         for layer in layers:
             name = layer.name
-            after = tuple(follows.get(name, ()))
-            found = self._of_dead(layer, dead[name], after, before, step)
+            after, history = tuple(follows.get(name, ())), self._histories[name]
+            found = of_dead(layer, dead[name], history.alive, self._allowed(history, step), after, before, step)
             if found is None and layer is not layers[-1]:  # the last layer's sigmoid may be sure of its answer
-                found = self._of_saturated(layer, saturated[name], after, before, step)
+                found = of_saturated(layer, saturated[name], history.saturated_since, after, before, step)
             new += self._news(name, found, after, step)
         if unexplained:
-            new += self._news(unexplained[0], _unexplained(unexplained, step), tuple(unexplained), step)
+            new += self._news(unexplained[0], of_unexplained(unexplained, step), tuple(unexplained), step)
         return new
 
     def _news(self, name: str, finding: Finding | None, follows: tuple[str, ...], step: int) -> list[Finding]:
         """Return a finding that says more than the one published before for the same place."""
         old = self._published.get(name)
         if finding is None:
-            if old is None or old[0] == "pass":
+            if old is None or old[0] == "pass" or self.states[name].dead > old[1] / 2:
                 return []
             self._published[name] = ("pass", 0.0, ())
             return [Finding(CHECK, "pass", name, 0.0, self.limit, "of units", "its units live again", (), step)]
@@ -195,96 +199,6 @@ class Deaths:
             return []
         self._published[name] = (finding.status, finding.value, follows)
         return [finding]
-
-    def _of_dead(
-        self,
-        layer: LayerUnits,
-        dead: Flags,
-        follows: tuple[str, ...],
-        before: Callable[[int], Spike | None],
-        step: int,
-    ) -> Finding | None:
-        share = float(dead.mean())
-        if share <= self.limit:
-            return None
-        alive = self._histories[layer.name].alive[dead]
-        after = "" if layer.activation in (None, "unknown") else f" after {layer.activation}"
-        words = [
-            f"{_count(dead)} of {layer.name} are dead: silent{after} whatever the input, and no gradient reaches them"
-        ]
-        words.append(_when(alive, before))
-        if follows:
-            words.append(
-                f"Because of it, what {_and(follows)} {'is' if len(follows) == 1 else 'are'} given does not vary, so "
-                "their units are constant"
-            )
-        relu = self.settings.get("model.activation") in _CURABLE
-        cure = ("model.activation=leaky_relu",) if relu and layer.activation in _CURABLE else ()
-        status: Status = "fail" if share >= _HALF else "warn"
-        return Finding(CHECK, status, layer.name, share, self.limit, "of units", ". ".join(words), cure, step)
-
-    def _of_saturated(
-        self,
-        layer: LayerUnits,
-        saturated: Flags,
-        follows: tuple[str, ...],
-        before: Callable[[int], Spike | None],
-        step: int,
-    ) -> Finding | None:
-        share = float(saturated.mean())
-        if share < _HALF:
-            return None
-        since = int(np.median(self._histories[layer.name].saturated_since[saturated]))
-        gates = [gate for gate, of_units in layer.stuck.items() if of_units > 0]
-        what = f"gates ({_and(gates)})" if gates else f"{layer.activation}"
-        words = [
-            f"{_count(saturated)} of {layer.name} are saturated: for 95 % of the time or more their {what} "
-            "cannot go further, and lets hardly any gradient through",
-            f"Seen since step {since}{_stood_out(before(since))}",
-        ]
-        if follows:
-            words.append(f"Because of it, what {_and(follows)} are given does not vary")
-        return Finding(CHECK, "warn", layer.name, share, _HALF, "of units", ". ".join(words), (), step)
-
-
-def _unexplained(names: Sequence[str], step: int) -> Finding:
-    message = (
-        f"what {_and(names)} {'is' if len(names) == 1 else 'are'} given does not vary any more, and no layer before is "
-        "wholly dead or saturated; it starts in something that cannot be seen, such as a function of one's own"
-    )
-    return Finding(CHECK, "warn", names[0], 1.0, 0.0, "of units", message, (), step)
-
-
-def _when(alive: npt.NDArray[np.int64], before: Callable[[int], Spike | None]) -> str:
-    """Say after which step units died, and what stood out before it."""
-    at = int(np.median(alive))
-    if at < 0:
-        return "They have been since the first step that was looked at"
-    first, last = int(alive.min()), int(alive.max())
-    words = f"They died in step {at}" if first == last else f"Most died by step {at} (from {first} to {last})"
-    return words + _stood_out(before(at))
-
-
-def _stood_out(spike: Spike | None) -> str:
-    if spike is None:
-        return ""
-    if not np.isfinite(spike.gradient):
-        words = f"; the gradient was not finite at step {spike.gradient_step}"
-    elif spike.gradient >= _SPIKE:
-        words = f"; before it, the gradient was {spike.gradient:.3g} times its median (step {spike.gradient_step})"
-    else:
-        words = f"; no gradient spike came before it: the largest was {spike.gradient:.2g} times the median"
-    if spike.rate >= _SPIKE:
-        words += f"; the learning rate was {spike.rate:.3g} times its median (step {spike.rate_step})"
-    return words
-
-
-def _count(units: Flags) -> str:
-    return f"all {len(units)} units" if units.all() else f"{units.sum()} of {len(units)} units"
-
-
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
 def _state(layer: LayerUnits, dead: Flags, saturated: Flags, gradient: UnitGradient | None) -> LayerState:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from heartnet.diagnostics.layers import plain_name
 
+SPIKE = 5.0
+"""Times the median from which a gradient or a learning rate stands out."""
+
 _KEPT = 1000  # steps whose norm is remembered
 
 
@@ -98,6 +101,11 @@ class Spike:
     gradient_step: int
     rate: float
     rate_step: int
+
+    def just_before(self, step: int) -> bool:
+        """Return whether the gradient or the learning rate stood out in a step or one of the two before it."""
+        gradient = not self.gradient < SPIKE and self.gradient_step >= step - 2
+        return gradient or (self.rate >= SPIKE and self.rate_step >= step - 2)
 
 
 class GradientNorms:

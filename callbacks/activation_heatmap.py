@@ -38,7 +38,7 @@ class ActivationHeatmap(lightning.Callback):
     once. Each chosen layer becomes a picture of units × time (`heartnet.figure_heatmap.heatmap_figure`) under heart
     rate, steps, cadence, and, where the data knows, sleep and workouts. Units stand in an order, and with signs, that
     are computed once and kept, also in checkpoints, so that pictures of different epochs compare. Constant units are
-    grey.
+    hatched.
 
     Before training and at the end each unit is compared with each known signal: `heartnet.diagnostics.units`. Cells
     for sleep and workouts count if they are beyond chance, the inputs themselves and the network before training.

@@ -47,7 +47,8 @@ def heatmap_figure(
 
     One diverging colour scale, centred on 0, holds for all rows; it ends at the 99th percentile of |deviation|, and
     what is beyond has the colour of the end. The strip on the left shows each unit's median on the same scale, and
-    marks units that are shown upside down, or read backward. Constant units are grey, values that are not finite black.
+    marks units that are shown upside down, or read backward. Constant units have the colour of their value, hatched in
+    grey; values that are not finite are black.
 
     Above, on the same axis of readings: heart rate (lowest to highest in each column), steps, seconds between readings
     on a log scale, and what is known of the moment (asleep, in a workout). Days stand at the top, readings at the
@@ -72,7 +73,7 @@ def heatmap_figure(
     figure = Figure(figsize=(WIDTH / 100, (top + len(above) + _TITLE) / 100), dpi=100)
     FigureCanvasAgg(figure)
     figure.figimage(above, 0, top, zorder=-1)
-    figure.figimage(_enlarged(picture), _LEFT, _BOTTOM, zorder=-1)
+    figure.figimage(picture, _LEFT, _BOTTOM, zorder=-1)
     main = _axes(figure, _LEFT, _BOTTOM, COLUMNS, ROWS)
     main.patch.set_visible(False)
     main.set_xlim(0, len(known))
@@ -91,7 +92,8 @@ def heatmap_figure(
         _LEFT / WIDTH,
         1 - 20 / height,
         f"{layer.layer}, {_stage(layer.stage)}: {len(values):,} units × {values.shape[1]:,} positions"
-        f"{f', {still:,} constant' if still else ''}   ({known.name}{', ' if known.name else ''}step {step:,})",
+        f"{f', {still:,} constant (hatched)' if still else ''}"
+        f"   ({known.name}{', ' if known.name else ''}step {step:,})",
         fontsize=11,
     )
     return figure
@@ -148,8 +150,8 @@ def furthest(rows: Float[np.ndarray, "unit position"], columns: int) -> Float[np
 
 def _colours(
     values: Float[np.ndarray, "unit position"], order: Order
-) -> tuple[UInt8[np.ndarray, "row column 4"], UInt8[np.ndarray, "row 4"], float, bool]:
-    """Return the picture, the colours of the medians, the end of the scale, and whether something is beyond it."""
+) -> tuple[UInt8[np.ndarray, "height width 4"], UInt8[np.ndarray, "row 4"], float, bool]:
+    """Return the pixels, the colours of the medians, the end of the scale, and whether something is beyond it."""
     rows = values[order.rows] * order.signs[order.rows, None].astype(np.float32)
     median = np.median(np.nan_to_num(rows), axis=1, keepdims=True)
     still = constant_rows(values)[order.rows]
@@ -162,9 +164,14 @@ def _colours(
     size = np.abs(moving[np.isfinite(moving)])
     limit = float(np.quantile(size, 0.99)) if size.size else 0.0
     limit = limit if limit > 0 else float(size.max(initial=0.0)) or 1.0
-    colours = _on_scale(reduced, limit)
-    colours[still] = _GREY
-    return colours, _on_scale(median[:, 0], limit), limit, bool((size > limit).any())
+    if not moving.size:
+        limit = float(np.abs(median[np.isfinite(median)]).max(initial=0.0)) or 1.0
+    usual = _on_scale(median[:, 0], limit)
+    picture = _enlarged(_on_scale(reduced, limit))
+    pixel = np.flatnonzero(still[np.arange(ROWS) * len(still) // ROWS])
+    picture[pixel] = usual[pixel * len(still) // ROWS][:, None]
+    picture[np.ix_(pixel, np.flatnonzero(np.arange(COLUMNS) // 2 % 8 == 0))] = _GREY
+    return picture, usual, limit, bool((size > limit).any())
 
 
 def _on_scale(values: Float[np.ndarray, "*shape"], limit: float) -> UInt8[np.ndarray, "*shape 4"]:

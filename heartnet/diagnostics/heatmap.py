@@ -120,13 +120,14 @@ def order_of(activations: Float32[np.ndarray, "unit position"], rate: np.ndarray
     Neighbours are alike by optimal leaf ordering (Bar-Joseph, Gifford & Jaakkola, "Fast optimal leaf ordering for
     hierarchical clustering", Bioinformatics 2001) of an average-linkage tree over 1 − |correlation|. A unit is turned
     upside down if it then goes up with heart rate, or, where |correlation| with that is below `FOLLOWS_HEART_RATE`,
-    with the unit above. Constant units come last, as they are.
+    with the unit above. Constant units come last, by their value.
 
     Args:
         rate: heart rate at each position, or None; NaN is left out.
     """
     still = constant_rows(activations)
     moving, constant = np.flatnonzero(~still), np.flatnonzero(still)
+    constant = constant[np.argsort(-activations[constant, activations.shape[1] // 2], kind="stable")]
     signs = np.ones(len(activations), dtype=np.int64)
     rows = np.nan_to_num(activations[moving].astype(np.float64), posinf=0.0, neginf=0.0)
     rows -= rows.mean(axis=1, keepdims=True)

@@ -13,6 +13,7 @@ import pytorch_lightning as lightning
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout as LayoutMessage
 
@@ -52,6 +53,9 @@ def test_tensorboard_reads_the_layout_of_a_plain_trainer(tmp_path: Path) -> None
     run = EventMultiplexer().AddRun(str(tmp_path), "run").Reload()
     message = LayoutMessage.FromString(run.Tensors("run", "custom_scalars__config__")[-1].tensor_proto.string_val[0])
     assert [each.title for each in message.category] == ["training", "dead things"]
+    for file in event_files(tmp_path):
+        tags = [value.tag for event in EventFileLoader(str(file)).Load() for value in event.summary.value]
+        assert tags[0] == "custom_scalars__config__", "TensorBoard shows it from the start"
     assert [(each.title, list(each.multiline.tag)) for each in message.category[1].chart] == [
         ("share", ["dead_things/[^/]+/share$"])
     ]

@@ -33,10 +33,11 @@ def write_index(folder: Path, runs: Sequence[Path]) -> None:
         run = read_run(each)
         write_page(each / FILE, page(run), MARK, "--out")
         rows.append(_row(run, each.relative_to(folder)))
-        values.append(_flat(run.values))
-    keys = sorted({key for flat in values for key in flat if len({other.get(key) for other in values}) > 1})
+        values.append(_flat({"callbacks": None, **run.values}))
+    shared = set.intersection(*(set(flat) for flat in values))
+    keys = sorted(key for key in shared if len({flat[key] for flat in values}) > 1)
     for row, flat in zip(rows, values, strict=True):
-        row["differs"] = [flat.get(key, "–") for key in keys[:_MOST_KEYS]]
+        row["differs"] = [flat[key] for key in keys[:_MOST_KEYS]]
     targets = list(dict.fromkeys(name for row in rows for name in row["scores"]))
     environment = templates(Path(__file__).parent)
     text = environment.get_template("index.html").render(
@@ -74,10 +75,13 @@ def _row(run: Run, place: Path) -> dict[str, Any]:
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """Return options by their full name; of a group of nodes that runs choose from, the names chosen too."""
     found: dict[str, str] = {}
     for key, value in values.items():
         name = f"{above}{key}"
-        if isinstance(value, Mapping):
+        if name == "callbacks" or isinstance(value, Mapping):
+            value = value if isinstance(value, Mapping) else {}
+            found |= {name: ", ".join(map(str, value)) or "none"} if name == "callbacks" else {}
             found |= _flat(value, f"{name}.")
         elif name.partition(".")[0] not in _PLACES:
             found[name] = str(value)[:80]

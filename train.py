@@ -233,6 +233,8 @@ def fit_and_test(
 
     trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path)
     if config.test and len(data.rows["test"]) > 0:
+        for old in folder.glob("predictions*.parquet"):  # of a run in this folder before, perhaps on other data
+            old.unlink(missing_ok=True)
         trainer.test(module, datamodule=data, verbose=False)
         frame = predictions_frame(data, module.test_rows, module.test_scores, NETWORK)
         frame.write_parquet(folder / "predictions.parquet")

@@ -194,6 +194,14 @@ def test_the_last_checkpoint_is_the_newest_whatever_the_validation_says(
     assert epochs == {"epoch-0.ckpt": 0, "last.ckpt": 2}
 
 
+def test_scores_of_a_run_in_the_folder_before_are_not_mixed_in(run: Run) -> None:
+    assert run("+callbacks=baseline", "hydra.run.dir=one") == 0
+    assert len(list(Path("one").glob("predictions*"))) == 3
+    others = [override for override in TINY if not override.startswith("task.")]
+    assert run(*others, "task=synthetic", "hydra.run.dir=one", tiny=False) == 0
+    assert [path.name for path in Path("one").glob("predictions*")] == ["predictions.parquet"]
+
+
 def test_another_model_does_not_resume(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("test=false", "hydra.run.dir=one") == 0
     before = {path: path.read_bytes() for path in Path("one").rglob("*") if path.is_file()}

@@ -51,7 +51,7 @@ def wheres(folder: Path) -> list[str]:
 
 def check_fault(folder: Path, kind: str, number: int | str, seed: int) -> Finding:
     it, places = faulty(kind, number, seed)
-    it.fit(folder, [TrainingHealth()])
+    it.fit(folder, [TrainingHealth()], max_epochs=2)
     found = trouble(folder)
     here = [each for each in found if any(fnmatch.fnmatch(each.where, place) for place in places)]
     assert here, f"{number} in {kind}: expected one of {places}, found {[each.where for each in found]}"
@@ -495,21 +495,22 @@ def test_gradients_that_vanish_through_depth(tmp_path: Path) -> None:
     deep.twice.requires_grad_(False)
     Training("foreign", deep, (sequences(),), {"max_epochs": 3}).fit(tmp_path, [TrainingHealth()])
     found = [each for each in trouble(tmp_path) if "vanishes" in each.message]
-    assert [each.where for each in found] == ["deep.4/gradient"] or found[0].where.startswith("deep.")
+    assert found
+    assert all(each.where.startswith("deep.") for each in found)
 
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     script = f"""
 import torch
-from test_training_health import Foreign, TrainingHealth, sequences
+from test_training_health import DataLoader, Foreign, TrainingHealth, sequences
 import pytorch_lightning as lightning
 if __name__ == "__main__":
     torch.manual_seed(0)
     trainer = lightning.Trainer(default_root_dir={str(tmp_path)!r}, callbacks=[TrainingHealth()], devices=2,
         strategy="ddp_spawn", max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False)
-    trainer.fit(Foreign(), sequences())
+    trainer.fit(Foreign(), DataLoader(sequences().dataset, batch_size=8))
 """
     (tmp_path / "script.py").write_text(script)
     tests = Path(__file__).parent

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -257,11 +256,6 @@ class Health:
             if each.tensor.dim() > 1 and len(each.tensor) > 2 and each.tensor.requires_grad
             and equal_rows(each.tensor) == len(each.tensor)
         ]  # fmt: skip
-
-    def typical_gradient(self) -> float:
-        """Return the median over layers of the gradient norm at the last look."""
-        found = [each for each in self.looks[-1].gradients.values() if each > 0] if self.looks else []
-        return statistics.median(found) if found else 0.0
 
     def state(self) -> dict[str, Any]:
         """Return plain values from which a resumed run goes on."""

@@ -10,7 +10,7 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 
-from heartnet.diagnostics.dead_units import LayerUnits, look
+from heartnet.diagnostics.dead_units import LayerUnits, look, unseen
 from heartnet.diagnostics.dead_verdict import CHECK
 from heartnet.diagnostics.deaths import Deaths
 from heartnet.diagnostics.unit_gradients import GradientNorms, UnitGradients
@@ -36,8 +36,8 @@ class DeadUnits(lightning.Callback):
     same, bit for bit.
 
     Works on any LightningModule, whether its activations are modules or functions. What cannot be seen is said in the
-    verdict: the inner layers and gates of an `nn.LSTM` or `nn.GRU` of several layers, what runs in scripted code. A
-    penalty on biases in the loss gives dead units a gradient, and hides them.
+    verdict: inner layers and gates of an `nn.LSTM` or `nn.GRU` of several layers, cells, scripted code. A penalty on
+    biases in the loss gives dead units a gradient, and hides them.
 
     Logs at every look, by layer:
         `dead_units/{layer}/dead`, `…/constant`, `…/saturated`: shares of the layer's units.
@@ -96,7 +96,7 @@ class DeadUnits(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         del trainer
         prefix = _prefix(pl_module)
-        self.deaths = Deaths(self.confirm, self.limit, _settings(pl_module))
+        self.deaths = Deaths(self.confirm, self.limit, _settings(pl_module), hidden=unseen(pl_module, prefix))
         self._gradients, self._norms = UnitGradients(pl_module, prefix), GradientNorms()
         self._batches, self._looks, self._failed, self._pending = 0, 0, "", []
 
@@ -112,9 +112,8 @@ class DeadUnits(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         del pl_module
-        if self._gradients is not None and trainer.is_global_zero:
-            self._gradients.see(trainer.global_step)
-            self._norms.see(trainer.global_step, optimizer, _which(trainer, optimizer))
+        if self._gradients is not None and trainer.is_global_zero and not self._failed:
+            self._see_gradients(self._gradients, trainer, optimizer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         del pl_module
@@ -134,7 +133,8 @@ class DeadUnits(lightning.Callback):
         try:
             layers = look(pl_module, batch, index, plugin.train_step_context, _prefix(pl_module))
         except Exception as error:  # whatever a foreign module does, its training goes on
-            self._give_up(f"{type(error).__name__}: {' '.join(str(error).split())}", step)
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self._give_up(f"the training step cannot be done again on a copy ({what})", step)
         else:
             if layers:
                 self._judge(trainer, layers, step)
@@ -154,8 +154,17 @@ class DeadUnits(lightning.Callback):
                 for layer in (each for each in layers if len(each.sample)):
                     add_histogram(f"dead_units/{layer.name}/before_activation", layer.sample, global_step=step)
 
+    def _see_gradients(
+        self, gradients: UnitGradients, trainer: lightning.Trainer, optimizer: torch.optim.Optimizer
+    ) -> None:
+        try:
+            gradients.see(trainer.global_step)
+            self._norms.see(trainer.global_step, optimizer, _which(trainer, optimizer))
+        except Exception as error:  # as above
+            self._give_up(f"{type(error).__name__} while reading gradients: {error}", trainer.global_step)
+
     def _give_up(self, why: str, step: int) -> None:
-        self._failed = f"the training step cannot be done again on a copy, so dead units cannot be seen ({why})"
+        self._failed = f"dead units cannot be seen: {why}"
         rank_zero_warn(f"dead_units: {self._failed}")
         self._pending.append(Finding(CHECK, "warn", "network", None, None, "", self._failed, (), step))
 

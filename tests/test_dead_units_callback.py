@@ -255,7 +255,7 @@ def test_a_run_that_breaks_leaves_no_hooks(tmp_path: Path) -> None:
             return super().training_step(batch, index)
 
     module = Breaks(compact())
-    with pytest.raises(ZeroDivisionError), pytest.warns(UserWarning, match="dead_units: the training step"):
+    with pytest.raises(ZeroDivisionError), pytest.warns(UserWarning, match="dead_units: dead units cannot be seen"):
         fit(tmp_path, module, None, DeadUnits(every_n_steps=1))
     assert not any(each._forward_hooks or each._forward_pre_hooks for each in module.modules())
 
@@ -446,6 +446,104 @@ def test_a_transformer_from_an_installed_library(tmp_path: Path) -> None:
     assert [(each.where, each.value) for each in worst(found)] == [("model.transformer.encoder.layers.0.linear1", 0.5)]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")
+def test_what_is_not_looked_into_is_said(tmp_path: Path) -> None:
+    class Cells(Pairs):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.LSTMCell(12, 12)
+            self.scripted = torch.jit.script(nn.Sequential(nn.Linear(12, 12), nn.ReLU()))  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                self.first.bias[:6] = -100
+
+        def forward(self, x: Tensor) -> Any:
+            x = F.relu(self.first(x))
+            return self.second(self.scripted(self.cell(x, self.cell(x))[0]))
+
+    torch.manual_seed(0)
+    found, callback = fit(tmp_path, Cells(), pairs(), max_epochs=6)
+    assert callback.deaths.hidden == {
+        "cell": "a cell that is called step by step is not looked into", "scripted": "it is scripted",
+    }  # fmt: skip
+    assert [(each.where, each.value) for each in found] == [("first", 0.5)]
+
+
+def test_a_training_step_that_asks_for_gradients(tmp_path: Path) -> None:
+    class Penalty(Pairs):
+        def training_step(self, batch: Any, index: int) -> Any:
+            loss = super().training_step(batch, index)
+            (gradient,) = torch.autograd.grad(loss, self.first.weight, create_graph=True)
+            return loss + gradient.square().sum()
+
+    found, _ = fit(tmp_path, Penalty(), pairs())
+    assert [(each.where, each.status) for each in found] == [("network", "pass")]
+
+
+def test_parametrised_and_without_bias(tmp_path: Path) -> None:
+    class Normed(Pairs):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.utils.parametrizations.weight_norm(self.first)
+            self.between = nn.Linear(12, 12, bias=False)
+            with torch.no_grad():
+                self.first.bias[:6] = -100
+                self.between.weight.fill_(-1)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.second(self.between(self.first(x).relu()).relu())
+
+    torch.manual_seed(0)
+    found, _ = fit(tmp_path, Normed(), pairs(), max_epochs=8)
+    assert {each.where: each.value for each in found} == {"first": 0.5, "between": 1.0}
+
+
+def test_where_it_starts_in_what_cannot_be_followed(tmp_path: Path) -> None:
+    class Fades(Pairs):
+        def forward(self, x: Tensor) -> Any:
+            mixed = F.relu(self.first(x)) @ torch.eye(12)  # units of a product are no layer's
+            return self.second(mixed * (0.0 if self.trainer.global_step >= 8 else 1.0))
+
+    found, _ = fit(tmp_path, Fades(), pairs(), max_epochs=6)
+    assert [(each.where, each.status) for each in worst(found)] == [("second", "warn")]
+    assert "cannot be seen" in worst(found)[0].message
+
+
+def test_a_saturated_layer_makes_the_next_constant(tmp_path: Path) -> None:
+    class Tanh(Pairs):
+        def __init__(self) -> None:
+            super().__init__()
+            with torch.no_grad():
+                self.first.bias.fill_(50)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.second(torch.tanh(self.first(x)))
+
+    found, _ = fit(tmp_path, Tanh(), pairs())
+    assert [(each.where, each.status) for each in found] == [("first", "warn")]
+    assert "all 12 units of first are saturated" in found[0].message
+    assert "what second is given does not vary" in found[0].message
+    assert found[0].try_ == ()
+
+
+def test_a_resumed_run_gets_used_to_its_network_again(tmp_path: Path) -> None:
+    """A third of the units is silent from the start, as is usual, and stays so; then training goes on."""
+
+    class Usual(Pairs):
+        def __init__(self) -> None:
+            super().__init__()
+            with torch.no_grad():
+                self.first.bias[:2] = -100
+
+    trainer = trainer_of(tmp_path / "a", [DeadUnits(every_n_steps=4)], max_epochs=4)
+    trainer.fit(Usual(), pairs())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    callback = DeadUnits(every_n_steps=4)
+    trainer = trainer_of(tmp_path / "b", [callback], max_epochs=8)
+    trainer.fit(Usual(), pairs(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert callback.deaths.states["first"].dead >= 2 / 12
+    assert worst(read_jsonl(tmp_path / "b" / "findings.jsonl")) == []
+
+
 def test_a_module_that_cannot_be_done_again_trains_on(tmp_path: Path) -> None:
     class Once(Pairs):
         def training_step(self, batch: Any, index: int) -> Any:
@@ -476,6 +574,86 @@ def test_a_module_without_layers(tmp_path: Path) -> None:
 def test_fast_dev_run_writes_nothing(tmp_path: Path) -> None:
     fit(tmp_path, OnWeeks(compact()), fast_dev_run=True)
     assert list(tmp_path.rglob("*.*")) == []
+
+
+class Digits(lightning.LightningModule):
+    """A small network on images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
+            nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32 * 49, 64), nn.ReLU(), nn.Linear(64, 10),
+        )  # fmt: skip
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        del index
+        return F.cross_entropy(self.body(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 1e-3)
+
+
+def digits(seed: int) -> DataLoader[Any]:
+    """Ten patterns, each anywhere on a dark ground."""
+    generator = torch.Generator().manual_seed(seed)
+    patterns = (torch.rand(10, 1, 12, 12, generator=generator) > 0.6).float()
+    classes = torch.randint(10, (640,), generator=generator)
+    x = torch.rand(640, 1, 28, 28, generator=generator) * 0.05
+    for each, kind, (row, column) in zip(x, classes, torch.randint(16, (640, 2), generator=generator), strict=True):
+        each[:, row : row + 12, column : column + 12] += patterns[kind]
+    return DataLoader(TensorDataset(x, classes), batch_size=32, shuffle=True)
+
+
+def case(kind: str, seed: int) -> tuple[lightning.LightningModule, DataLoader[Any], dict[str, Any]]:
+    """Return a module, its data and its layers before activations."""
+    torch.manual_seed(seed)
+    if kind == "digits":
+        module: Any = Digits()
+        return module, digits(seed), {f"body.{i}": module.body[i] for i in (0, 3, 7)}
+    network: Any = HourlyCNN(activation="relu", outputs=2) if kind == "hourly" else None
+    network = network or DeepHeart(3, 2, conv_units=64, pool=4, lstm_layers=2, longest=120, activation=kind)  # type: ignore[arg-type]
+    weeks = Weeks(160, network.arguments["channels"], 120)
+    layers = {f"convolutions.{i}": each for i, each in enumerate(network.convolutions)}
+    return OnWeeks(network), DataLoader(weeks, batch_size=8, shuffle=True), layers
+
+
+class Push(lightning.Callback):
+    """Drives the biases of the first units of a layer down, at one step."""
+
+    def __init__(self, layer: nn.Module, share: float, step: int) -> None:
+        self.layer, self.share, self.step = layer, share, step
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        del pl_module, batch, batch_idx
+        if trainer.global_step == self.step:
+            with torch.no_grad():
+                self.layer.bias[: int(self.share * len(self.layer.bias))] = -30  # type: ignore[index, arg-type, operator]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["relu", "leaky_relu", "hourly", "digits"])
+@pytest.mark.parametrize("seed", range(5))
+def test_twenty_clean_runs_stay_silent(tmp_path: Path, kind: str, seed: int) -> None:
+    module, data, _ = case(kind, seed)
+    found, _ = fit(tmp_path, module, data, DeadUnits(every_n_steps=10), max_epochs=10)
+    assert worst(found) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["relu", "hourly", "digits"])
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("which", "share", "step"), [(0, 1.0, 0), (1, 1.0, 0), (0, 0.5, 0), (0, 1.0, 101), (1, 0.5, 101)]
+)
+def test_injected_deaths_are_found(tmp_path: Path, kind: str, seed: int, which: int, share: float, step: int) -> None:
+    module, data, layers = case(kind, seed)
+    name = list(layers)[which]
+    callbacks = [Push(layers[name], share, step), DeadUnits(every_n_steps=10)]
+    trainer_of(tmp_path, callbacks, max_epochs=8).fit(module, data)
+    found = worst(read_jsonl(tmp_path / "findings.jsonl"))
+    assert {each.where for each in found} == {name}
+    assert ("in step 100" if step else "since the first step") in found[0].message
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -115,6 +116,8 @@ class Trace(TorchFunctionMode):
         self._busy = False
         self._known: set[tuple[str, int]] = set()  # layers whose activation has been seen
         for name, module in network.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
             full = plain_name(name).removeprefix(prefix)
             module.register_forward_pre_hook(self._enter(full))
             module.register_forward_hook(self._leave(), always_call=True)

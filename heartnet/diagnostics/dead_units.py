@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from heartnet.diagnostics.activations import Activation, Place, Trace
+from heartnet.diagnostics.layers import plain_name
 from heartnet.diagnostics.replay import Replay, tensors_in
 from heartnet.diagnostics.saturation import GATES, gate_shares, gates, sequences, stuck
 from heartnet.diagnostics.unit_counts import spread_sample, unit_counts, varies
@@ -102,6 +103,20 @@ def look(
         return _look(module, batch, index, context, prefix, graph=True)
 
 
+def unseen(module: nn.Module, prefix: str = "") -> dict[str, str]:
+    """Return which parts of a module a look does not see into, by name, and why."""
+    found: dict[str, str] = {}
+    for name, each in module.named_modules():
+        why = ""
+        if isinstance(each, torch.jit.ScriptModule):
+            why = "it is scripted"
+        elif isinstance(each, nn.RNNCellBase):
+            why = "a cell that is called step by step is not looked into"
+        if why and not any(plain_name(name).startswith(f"{outer}.") for outer in found):
+            found[plain_name(name).removeprefix(prefix)] = why
+    return found
+
+
 def _look(
     module: nn.Module, batch: Any, index: int, context: _Context, prefix: str, *, graph: bool
 ) -> list[LayerUnits]:
@@ -110,7 +125,8 @@ def _look(
         replay.twin.requires_grad_(False)
     tallies = _Tallies(_lengths_in(batch))
     for each in replay.twin.modules():
-        each.register_forward_pre_hook(tallies.find_lengths, with_kwargs=True)
+        if not isinstance(each, torch.jit.ScriptModule):  # which take no hooks
+            each.register_forward_pre_hook(tallies.find_lengths, with_kwargs=True)
     with Trace(replay.twin, prefix, tallies.see, tallies.see_recurrent):
         replay.step(batch, index)
     return tallies.read()
@@ -142,7 +158,7 @@ class _Tallies:
     def find_lengths(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Take the lengths that a module is called with: the batch may have been cut or augmented."""
         if not self.found:
-            names = list(inspect.signature(module.forward).parameters)
+            names = _arguments(module)
             named = {**dict(zip(names, args, strict=False)), **kwargs}
             for each in (named, *(value for value in named.values() if isinstance(value, Mapping))):
                 if (lengths := _lengths_in(each)) is not None:
@@ -272,6 +288,13 @@ def _units(
         stuck={gate: float(np.mean(units)) for gate, units in by_gate.items()},
         hidden=t.hidden,
     )
+
+
+def _arguments(module: nn.Module) -> list[str]:
+    try:
+        return list(inspect.signature(module.forward).parameters)
+    except (TypeError, ValueError):  # compiled code has none
+        return []
 
 
 def _lengths_in(value: Any) -> tuple[Tensor, int] | None:

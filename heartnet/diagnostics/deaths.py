@@ -70,6 +70,7 @@ class Deaths:
     hidden: dict[str, str] = field(default_factory=dict)
     _histories: dict[str, _History] = field(default_factory=dict)
     _published: dict[str, tuple[Status, float, tuple[str, ...]]] = field(default_factory=dict)
+    _first: int = -1  # step of the first look, which is not 0 in a resumed run
     _constant_at_first: set[str] | None = None
     _wild: str = ""  # the first layer that put out something else than numbers in the last look
 
@@ -88,6 +89,7 @@ class Deaths:
             gradients: by the layer's name, up to the step before.
             before: what stood out before a step.
         """
+        self._first = step if self._first < 0 else self._first
         self._wild = next((layer.name for layer in layers if not layer.finite), "")
         dead: dict[str, Flags] = {}
         saturated: dict[str, Flags] = {}
@@ -126,7 +128,7 @@ class Deaths:
             history = _History(zeros.copy(), never.copy(), zeros.copy(), zeros.copy(), never.copy(), never.copy())
             self._histories[layer.name] = history
         silent = layer.silent
-        if step <= _EARLY:
+        if step - self._first <= _EARLY:
             history.usual = max(history.usual, float(silent.mean()))
         history.silent_since = np.where(silent & (history.silent_looks == 0), step, history.silent_since)
         history.silent_looks = np.where(silent, history.silent_looks + 1, 0)
@@ -144,10 +146,12 @@ class Deaths:
         silent: Flags = (history.silent_looks >= self.confirm) & (step > history.silent_since)
         if gradient is not None:
             return silent & (gradient.last < history.silent_since)
-        return silent & layer.exact & (history.silent_values >= _ENOUGH)
+        # That all units are silent at once is no matter of chance.
+        values = history.silent_values.sum() if silent.all() else history.silent_values
+        return silent & layer.exact & (values >= _ENOUGH)
 
     def _allowed(self, history: _History, step: int) -> Allowed:
-        return Allowed(self.limit, history.usual, step >= _EVIDENCE, self.settings)
+        return Allowed(self.limit, history.usual, step - self._first >= _EVIDENCE, self.settings)
 
     def _findings(
         self,
@@ -176,9 +180,9 @@ class Deaths:
             found = of_dead(layer, dead[name], history.alive, self._allowed(history, step), after, before, step)
             if found is None and layer is not layers[-1]:  # the last layer's sigmoid may be sure of its answer
                 found = of_saturated(layer, saturated[name], history.saturated_since, after, before, step)
+            if found is None and name in unexplained[:1]:
+                found, after = of_unexplained(unexplained, step), tuple(unexplained)
             new += self._news(name, found, after, step)
-        if unexplained:
-            new += self._news(unexplained[0], of_unexplained(unexplained, step), tuple(unexplained), step)
         return new
 
     def _news(self, name: str, finding: Finding | None, follows: tuple[str, ...], step: int) -> list[Finding]:

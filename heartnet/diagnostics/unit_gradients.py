@@ -44,7 +44,7 @@ class UnitGradients:
     def __init__(self, module: nn.Module, prefix: str = "") -> None:
         biases: dict[int, tuple[str, nn.Parameter]] = {}
         for name, each in module.named_modules():
-            bias = each._parameters.get("bias")
+            bias = dict(each.named_parameters(recurse=False)).get("bias")
             if isinstance(bias, nn.Parameter) and bias.dim() == 1:
                 biases.setdefault(id(bias), (plain_name(name).removeprefix(prefix), bias))
         self._biases = list(biases.values())
@@ -122,6 +122,7 @@ class GradientNorms:
             which: of several optimisers, whose norms are not compared with each other.
         """
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        grads = [grad for grad in grads if not grad.is_sparse]
         if grads:
             norm = torch.nn.utils.get_total_norm([grad.detach() for grad in grads])
             rate = max(float(group["lr"]) for group in optimizer.param_groups)

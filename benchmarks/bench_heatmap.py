@@ -2,7 +2,8 @@
 
     python benchmarks/bench_heatmap.py
 
-On the full DeepHeart and simulated weeks of up to 4,096 readings, on one thread, medians:
+On the full DeepHeart and simulated weeks of up to 4,096 readings, on one thread, medians of processor seconds, which
+other work on the machine changes little:
 
 - `picture`: one heatmap of 128 × 4,096, drawn and written to TensorBoard, once what stands above it is drawn (`panels`,
   once a week and run) and the units are in order (`order`, once a layer and run); `unit picture` likewise;
@@ -45,9 +46,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weeks", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     data = SimulatedData(Conditions(), users=60, weeks_per_user=1, val_share=0.5)
     module = make_module(data)
@@ -92,7 +92,7 @@ def main() -> None:
         found = {name: median(task, options.repeats) for name, task in tasks.items()}
         writer.close()
     print(
-        f"{platform.machine()}, torch {torch.__version__}, {options.threads} thread(s); {len(rows)} weeks, "
+        f"{platform.machine()}, torch {torch.__version__}, 1 thread; {len(rows)} weeks, "
         f"{len(layers)} layers, {sum(each.units for each in layers)} units, {len(signals[0])} signals; "
         f"median of {options.repeats}"
     )
@@ -110,9 +110,9 @@ def main() -> None:
 def median(task: Callable[[], object], repeats: int) -> float:
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         task()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return statistics.median(times)
 
 

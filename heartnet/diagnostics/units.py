@@ -255,13 +255,14 @@ def _largest_by_chance(
     if not len(units) or not shifts:
         return np.zeros(shifts)
     apart = np.unique(np.stack([*steps], axis=1), axis=0)
-    by_shift = [np.ascontiguousarray(circle.T)[:, units] for circle in circles]  # whole rows are read in one go
+    part = slice(units[0], units[-1] + 1) if len(units) == units[-1] - units[0] + 1 else units  # a view, if it can be
+    by_shift = [np.ascontiguousarray(circle[part].T) for circle in circles]  # whole rows are read in one go
     found = np.empty(shifts)
     for i in range(shifts):
         total = np.zeros((len(apart), by_shift[0].shape[1]), dtype=np.float32)
         for w, circle in enumerate(by_shift):
             cells = len(circle)
             shift = int(rng.uniform(_FARTHEST, 1 - _FARTHEST) * cells)
-            total += circle[(shift + apart[:, w]) % cells]
+            total += circle.take(shift + apart[:, w], axis=0, mode="wrap")
         found[i] = np.abs(total).max() / len(circles)
     return found

@@ -30,6 +30,12 @@ HEART_RATE_RANGE = (20.0, 250.0)
 """Plausible beats a minute, both ends included. Above 250 lies only what a detector makes of noise (the shortest
 conduction through the human AV node is near 240 ms); below 20, only missed beats."""
 
+DAY = 86_400_000
+"""Milliseconds: steps counted over longer are believed only where nothing else was counted."""
+
+LAST_RANK = 1_000_000
+"""Added to the rank of such a count; above that of any device."""
+
 
 @dataclass(frozen=True)
 class RawReadings:
@@ -134,6 +140,8 @@ def _each_step_once(raw: RawReadings, account: Account) -> RawReadings:
     end = frame["time"].dt.timestamp("ms").to_numpy()
     start = end - (1000 * frame["duration"].fill_null(0.0).clip(0).to_numpy()).astype(np.int64)
     axis = time_axis(group, start, end)
+    # A count of days (a clock was reset, a total of the week) tells nothing of the hours: believed after all others.
+    order = np.where(end - start > DAY, rank + LAST_RANK, rank)
 
     share = np.ones(frame.height)
     counted = np.flatnonzero((frame["steps"] > 0).fill_null(False).to_numpy())
@@ -141,7 +149,7 @@ def _each_step_once(raw: RawReadings, account: Account) -> RawReadings:
         steps = frame["steps"].gather(counted).to_numpy()
         at = (start + axis)[counted], (end + axis)[counted]
         moments = (at[0] == at[1]) & ~several
-        share[counted] = np.where(moments, 1.0, share_counted_once(*at, rank[counted], steps))
+        share[counted] = np.where(moments, 1.0, share_counted_once(*at, order[counted], steps))
     near = np.zeros(frame.height, bool)
     measured = np.flatnonzero(frame["heart_rate"].is_not_null().to_numpy())
     if several and len(measured):

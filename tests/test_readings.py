@@ -199,3 +199,12 @@ def test_utc_beside_known_places_is_noted() -> None:
     what = "noted: UTC taken as local time, where others of the person have an offset (see --time-zone)"
     assert account.entries["rows", what] == 1
     assert account.examples["rows", what] == ["hr.csv row 2: time 2026-01-05 00:00:00"]
+
+
+def test_a_count_of_more_than_a_day_is_believed_last() -> None:
+    """A watch that says 3 steps in 54 years, since its clock was reset, does not take away what a phone counted."""
+    long = 54 * 366 * 86_400.0
+    minutes = [(60 * i, None, 10.0, 60.0, 2) for i in range(1, 1441)]
+    frame, account = with_devices([*minutes, (86_400, None, 3.0, long, 1)])
+    assert frame["steps"].sum() == pytest.approx(14_400 + 3, abs=0.01)
+    assert account.count("steps", "dropped: counted by another device, or twice (watch first)") == 0

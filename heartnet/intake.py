@@ -87,6 +87,7 @@ class Intake:
             they are.
         user: the person of the files (`--user`).
         user_from_filename: a regular expression with one group, the person's name.
+        default_user: the person where neither tells.
         folder: where readings go if there are too many for memory.
         rows_in_memory: how many are too many.
     """
@@ -102,6 +103,7 @@ class Intake:
     provenance: dict[str, object] = field(default_factory=dict)
     folder: Path | None = None
     rows_in_memory: int = ROWS_IN_MEMORY
+    default_user: str = DEFAULT_USER
     _users: dict[str, int] = field(default_factory=dict)
     _source: int = 0
     _events: list[pl.DataFrame] = field(default_factory=list)
@@ -142,7 +144,7 @@ class Intake:
             HeartnetError: if the expression finds no person in the name.
         """
         if self.user_from_filename is None:
-            return self.user or DEFAULT_USER
+            return self.user or self.default_user
         try:
             match = re.search(self.user_from_filename, file_name)
         except re.error as error:

@@ -152,7 +152,7 @@ def _read(sources: Sequence[argparse.Namespace], account: Account, folder: Path)
         for each in sources:
             settings = {"zone": each.time_zone, "user": each.user, "user_from_filename": each.user_from_filename}
             intake = (
-                Intake(account, bar, folder=folder, rows_in_memory=rows, **settings)
+                Intake(account, bar, folder=folder, rows_in_memory=rows, default_user=_person(sources), **settings)
                 if intake is None
                 else intake.next(**settings)
             )
@@ -160,6 +160,12 @@ def _read(sources: Sequence[argparse.Namespace], account: Account, folder: Path)
             told.append(intake.provenance)
     assert intake is not None, "there is at least one source"
     return intake, told
+
+
+def _person(sources: Sequence[argparse.Namespace]) -> str:
+    """Return the person of sources that do not say whose they are: the one named by the others, if it is one."""
+    named = {each.user for each in sources if each.user is not None}
+    return named.pop() if len(named) == 1 else DEFAULT_USER
 
 
 def _cut(intake: Intake, arguments: argparse.Namespace, account: Account, writer: StoreWriter) -> None:

@@ -281,6 +281,26 @@ def test_two_sources_of_one_person_are_merged(tmp_path: Path, capsys: pytest.Cap
     assert "--by is given twice: 7 and 9" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "people"),
+    [
+        ([], ["--user", "ann"], ["ann"]),
+        (["--user", "ann"], [], ["ann"]),
+        (["--user", "a"], ["--user", "b"], ["a", "b"]),
+    ],
+)
+def test_a_person_named_once_is_that_of_all_sources(
+    tmp_path: Path, first: list[str], second: list[str], people: list[str]
+) -> None:
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    for path, day in ((one, 5), (two, 7)):
+        start = datetime(2026, 1, day)
+        path.write_text("time,hr\n" + "".join(f"{start + timedelta(minutes=i)},60\n" for i in range(1600)))
+    words = ["prepare", "table", one, *first, "+", "table", two, *second, "--out", tmp_path / "weeks"]
+    assert run(*words) == 0
+    assert sorted(open_store(tmp_path / "weeks").table["user_id"].unique()) == people
+
+
 def test_steps_and_rates_of_the_source_named_first_are_believed(tmp_path: Path) -> None:
     start = datetime(2026, 1, 5)
     first, second = tmp_path / "first.csv", tmp_path / "second.csv"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
@@ -84,13 +85,13 @@ def heatmap_figure(
     for place, _ in _day_ticks(known):
         main.axvline(place, color="#000000", alpha=0.25, linewidth=0.6)
     _strip(figure, layer, order, usual)
-    height = figure.get_figheight() * 100
-    _key(figure, limit, beyond, (_RIGHT / WIDTH, (top + 20) / height, 14 / WIDTH, (len(above) - 50) / height))
+    _key(figure, limit, beyond, top + 12, max(len(above) - 44, 60))
     _notes(main, order, notes or {})
     still = int(constant_rows(values).sum())
-    figure.text(
-        _LEFT / WIDTH,
-        1 - 20 / height,
+    _write(
+        figure,
+        _LEFT,
+        top + len(above) + _TITLE - 22,
         f"{layer.layer}, {_stage(layer.stage)}: {len(values):,} units × {values.shape[1]:,} positions"
         f"{f', {still:,} constant (hatched)' if still else ''}"
         f"   ({known.name}{', ' if known.name else ''}step {step:,})",
@@ -209,12 +210,13 @@ def _strip(figure: Figure, layer: Rows, order: Order, usual: UInt8[np.ndarray, "
     if layer.ahead < layer.units:
         columns.insert(0, np.where((units >= layer.ahead)[:, None], _BLUE, _WHITE))
         names.insert(0, "reads back")
-    width = 14 * len(columns)
-    strip = _axes(figure, _LEFT - width - 8, _BOTTOM, width, ROWS)
-    strip.imshow(np.stack(columns, axis=1).astype(np.uint8), aspect="auto", interpolation="nearest")
-    strip.set_yticks([])
-    strip.tick_params(bottom=True, labelbottom=True)
-    strip.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    left = _LEFT - 14 * len(columns) - 8
+    rows = np.arange(ROWS) * count // ROWS
+    pixels = np.repeat(np.stack(columns, axis=1).astype(np.uint8)[rows], 14, axis=1)
+    pixels[[0, -1]] = pixels[:, ::14] = pixels[:, -1] = _GREY
+    figure.figimage(pixels, left, _BOTTOM, zorder=-1)
+    for place, name in enumerate(names):
+        _write(figure, left + 7 + 14 * place, _BOTTOM - 4, name, rotation=90, ha="center", va="top", fontsize=7)
 
 
 def mark_colours(known: KnownWeek) -> list[tuple[str, str]]:
@@ -296,15 +298,18 @@ def weekday(known: KnownWeek, day: int) -> str:
     return _DAYS[(int(known.local_time[0] // 86_400_000_000) + day) % 7]
 
 
-def _key(figure: Figure, limit: float, beyond: bool, at: tuple[float, float, float, float]) -> None:
-    key = figure.add_axes(at)
-    ramp = colormaps["RdBu_r"](np.linspace(1, 0, 100))[:, None]
-    key.imshow(ramp, extent=(0, 1, -limit, limit), aspect="auto")
-    key.set_xticks([])
-    key.set_yticks([-limit, 0, limit], [f"−{limit:.2g}", "median", f"{limit:.2g}{' …' if beyond else ''}"])
-    key.yaxis.tick_right()
-    key.tick_params(labelsize=7.5, length=2)
-    key.set_title("activation", fontsize=8)
+def _key(figure: Figure, limit: float, beyond: bool, bottom: int, height: int) -> None:
+    ramp = _SCALE[np.linspace(255, 0, height).astype(int)][:, None].repeat(14, axis=1)
+    figure.figimage(ramp, _RIGHT, bottom)
+    words = (f"−{limit:.2g}", "median", f"{limit:.2g}{' …' if beyond else ''}")
+    for place, word in enumerate(words):
+        _write(figure, _RIGHT + 20, bottom + place * height / 2, word, va="center", fontsize=7.5)
+    _write(figure, _RIGHT + 7, bottom + height + 6, "activation", ha="center", va="bottom", fontsize=8)
+
+
+def _write(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
+    """Write at a place in pixels; an axis costs ten times as much."""
+    figure.text(x / WIDTH, y / figure.get_figheight() / 100, text, **style)
 
 
 def _notes(main: Axes, order: Order, notes: Mapping[int, str]) -> None:

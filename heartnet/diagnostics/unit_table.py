@@ -101,7 +101,7 @@ def _finding(meaning: Meaning, untrained: Meaning | None, step: int) -> Finding 
         message = f"no unit tells {name} better than chance ({who}: {unit} {value:.3f}; {told})"
     else:
         message = (
-            f"no unit learned to tell {name}: the best, {who}, has {unit} {value:.3f}, above chance, but not above what "
+            f"no unit learned to tell {name}: the best, {who}, has {unit} {value:.3f}: above chance, not above what "
             f"is there without training ({told}){_gain(meaning, untrained)}"
         )
     return Finding("units", "pass", meaning.signal, round(value, 4), round(limit, 4), unit, message, step=step)

@@ -82,6 +82,7 @@ def clean(raw: RawReadings, account: Account, heart_rate_range: tuple[float, flo
     account.note("rows", "dropped: no heart rate, and no steps or 0", raw.frame.height - frame.height)
     raw = replace(raw, frame=_sorted(frame))
     _note_mixed_clocks(raw, account)
+    _note_other_places(raw, account)
     raw = _each_step_once(raw, account)
     frame = _merged(raw, account)
     account.add("rows", "left", frame.height)
@@ -126,6 +127,20 @@ def _note_mixed_clocks(raw: RawReadings, account: Account) -> None:
     account.bad("rows", what, int(rows.sum()), raw.places(rows, "time", account.max_examples))
     what = "noted: UTC taken as local time, where others of the person have an offset (see --time-zone)"
     account.note("rows", what, int(utc.sum()), raw.places(utc, "time", account.max_examples))
+
+
+def _note_other_places(raw: RawReadings, account: Account) -> None:
+    """Note where two sources tell different local times of one hour, which tears their weeks apart at the ends."""
+    source = np.array([device.rank // 10 for device in raw.devices])[raw.frame["device"].to_numpy()]
+    if len(source) == 0 or source.min() == source.max():
+        return
+    changes = [pl.col(name) != pl.col(name).shift() for name in ("source", "utc_offset")]
+    same = [pl.col(name) == pl.col(name).shift() for name in ("user_id", "week")]
+    soon = pl.col("time") - pl.col("time").shift() < pl.duration(hours=1)
+    frame = raw.frame.with_columns(source=pl.Series(source))
+    torn = frame.select(pl.all_horizontal(*changes, *same, soon).fill_null(False)).to_series()
+    what = "noted: sources tell different local times (give each a --time-zone)"
+    account.note("rows", what, int(torn.sum()), raw.places(torn, "time", account.max_examples))
 
 
 def _each_step_once(raw: RawReadings, account: Account) -> RawReadings:

@@ -208,3 +208,13 @@ def test_a_count_of_more_than_a_day_is_believed_last() -> None:
     frame, account = with_devices([*minutes, (86_400, None, 3.0, long, 1)])
     assert frame["steps"].sum() == pytest.approx(14_400 + 3, abs=0.01)
     assert account.count("steps", "dropped: counted by another device, or twice (watch first)") == 0
+
+
+@pytest.mark.parametrize(("offset", "count"), [(7200, 0), (-25_200, 2)])
+def test_sources_that_tell_different_local_times_are_noted(offset: int, count: int) -> None:
+    mixed = raw([("a", 0, 60, None), ("a", 60, 61, None), ("a", 120, 62, None), ("a", 90_000, 63, None)])
+    columns = pl.Series("utc_offset", [7200, offset, 7200, offset], dtype=pl.Int32), pl.Series("device", [0, 1, 0, 1])
+    devices = (Device("watch", 0), Device("watch", 10))
+    account = Account(strict=True)
+    clean(RawReadings(mixed.frame.with_columns(*columns), mixed.files, devices), account)
+    assert account.count("rows", "noted: sources tell different local times (give each a --time-zone)") == count

@@ -138,7 +138,8 @@ def _note_other_places(raw: RawReadings, account: Account) -> None:
     same = [pl.col(name) == pl.col(name).shift() for name in ("user_id", "week")]
     soon = pl.col("time") - pl.col("time").shift() < pl.duration(hours=1)
     frame = raw.frame.with_columns(source=pl.Series(source))
-    torn = frame.select(pl.all_horizontal(*changes, *same, soon).fill_null(False)).to_series()
+    back = pl.col("utc_offset").shift() == pl.col("utc_offset").shift(-1)  # or a clock was changed, for all of them
+    torn = frame.select(pl.all_horizontal(*changes, *same, soon, back).fill_null(False)).to_series()
     what = "noted: sources tell different local times (give each a --time-zone)"
     account.note("rows", what, int(torn.sum()), raw.places(torn, "time", account.max_examples))
 

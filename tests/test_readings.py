@@ -210,10 +210,13 @@ def test_a_count_of_more_than_a_day_is_believed_last() -> None:
     assert account.count("steps", "dropped: counted by another device, or twice (watch first)") == 0
 
 
-@pytest.mark.parametrize(("offset", "count"), [(7200, 0), (-25_200, 2)])
-def test_sources_that_tell_different_local_times_are_noted(offset: int, count: int) -> None:
+@pytest.mark.parametrize(
+    ("offsets", "count"),
+    [([7200] * 4, 0), ([7200, -25_200, 7200, -25_200], 2), ([7200, 3600, 3600, 3600], 0)],
+)
+def test_sources_that_tell_different_local_times_are_noted(offsets: list[int], count: int) -> None:
     mixed = raw([("a", 0, 60, None), ("a", 60, 61, None), ("a", 120, 62, None), ("a", 90_000, 63, None)])
-    columns = pl.Series("utc_offset", [7200, offset, 7200, offset], dtype=pl.Int32), pl.Series("device", [0, 1, 0, 1])
+    columns = pl.Series("utc_offset", offsets, dtype=pl.Int32), pl.Series("device", [0, 1, 0, 1])
     devices = (Device("watch", 0), Device("watch", 10))
     account = Account(strict=True)
     clean(RawReadings(mixed.frame.with_columns(*columns), mixed.files, devices), account)

@@ -92,7 +92,7 @@ class TrainingHealth(lightning.Callback):
         self._said: set[str] = set()
         self._pending: list[Finding] = []
         self._restored: dict[str, Any] | None = None
-        self._batch: tuple[Any, int, Streams] | None = None
+        self._batch: tuple[Any, int, Streams | None] | None = None
         self._loss: Tensor | None = None
         self._broken = False
         self._planned = math.inf
@@ -119,7 +119,8 @@ class TrainingHealth(lightning.Callback):
     ) -> None:
         if self.health is None or self._broken:
             return
-        self._batch, self._loss = (batch, batch_idx, Streams.now()), None
+        checked = self.health.batches % self.check_every_n_batches == 0
+        self._batch, self._loss = (batch, batch_idx, Streams.now() if checked else None), None
         if self.health.batches == 0:
             self._publish(trainer, self._begin(trainer, pl_module, batch))
         if _is_look(trainer, self.health.batches, self.every_n_steps):
@@ -228,8 +229,7 @@ class TrainingHealth(lightning.Callback):
         assert self.health is not None
         place, rows = None, list[int]()
         why = "the step was finite when it was done again"
-        if trainer.world_size > 1:
-            why += " in this process; look at the batch of the others"
+        why += " in this process; look at the batch of the others" if trainer.world_size > 1 else ""
         try:
             assert self._batch is not None
             batch, index, streams = self._batch

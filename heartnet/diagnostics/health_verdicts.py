@@ -199,7 +199,8 @@ def course(found: Trend, batches: int, health: Health, settings: Settings) -> li
         message = f"the loss fell and came back: {numbers}. A smaller learning rate, or clipping, may hold it"
         return [finding("fail", "loss/trend", message, found.last, found.lowest, "", lower)]
     knowing_nothing = health.started[0][1] if health.started else math.nan
-    if found.course == "flat" and batches >= 200 and not found.first < 0.5 * knowing_nothing:
+    would_be_seen = 8 * found.noise < 0.2 * abs(found.first)
+    if found.course == "flat" and would_be_seen and batches >= 200 and not found.first < 0.5 * knowing_nothing:
         message = f"the loss does not fall in {batches} batches: {numbers}, where noise is {found.noise:.2g}"
         return [finding("warn", "loss/trend", message, found.last, found.first, "")]
     return []

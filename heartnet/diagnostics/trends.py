@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-Course = Literal["too short", "falls", "flat", "rises", "returns"]
+Course = Literal["too short", "falls", "flat", "unclear", "rises", "returns"]
 
 
 class Series:
@@ -52,8 +52,8 @@ class Trend:
     """The course of a loss.
 
     Attributes:
-        course: `"falls"`; `"flat"`: no fall that stands out of the noise; `"rises"`; `"returns"`: it had fallen, and
-            lost most of it again; `"too short"` to say.
+        course: `"falls"`; `"flat"`: no more fall than noise makes; `"unclear"`: between the two; `"rises"`;
+            `"returns"`: it had fallen, and lost most of it again; `"too short"` to say.
         first: mean over the first tenth.
         lowest: lowest mean over a tenth.
         last: mean over the last tenth.
@@ -71,8 +71,8 @@ def trend(losses: Sequence[float] | npt.NDArray[np.float64], shortest: int = 40)
     """Return the course of a loss, from means over tenths of it.
 
     A tenth's standard error comes from differences of neighbouring values, so a slope is not taken for noise. A fall
-    or rise counts from 4 standard errors of the difference, and from 2 % of the loss at the start; `"returns"` needs
-    a fall of 10 % of which three quarters are lost at the end, in each of the last two tenths.
+    or rise counts from 4 standard errors of the difference, and from 2 % of the loss at the start; `"flat"` is less
+    than half of that; `"returns"` needs a fall of 10 % of which three quarters are lost in each of the last two tenths.
 
     Args:
         shortest: fewer losses are too short.
@@ -88,7 +88,7 @@ def trend(losses: Sequence[float] | npt.NDArray[np.float64], shortest: int = 40)
     first, lowest, last = float(means[0]), float(means.min()), float(means[-1])
     clear = max(4 * math.sqrt(2) * noise, 0.02 * abs(first))
     lost = means[-2:] - lowest
-    course: Course = "flat"
+    course: Course = "flat" if first - last < clear / 2 else "unclear"
     if first - lowest > max(clear, 0.1 * abs(first)) and (lost > max(0.75 * (first - lowest), clear)).all():
         course = "returns"
     elif last > first + clear:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from heartnet.diagnostics.health import Health, Look
 from heartnet.diagnostics.health_finding import Settings, finding, learning_rate, others
-from heartnet.diagnostics.trends import Trend
+from heartnet.diagnostics.trends import Trend, trend
 from heartnet.findings import Finding, Status
 
 CONFIRM = 5
@@ -236,6 +236,8 @@ def passes(health: Health, said: Collection[str]) -> list[Finding]:
         "gradient": (len(health.weights.layers), "layers"), "update": (len(health.looks), "looks"),
         "units": (None, ""), "trend": (None, ""),
     }  # fmt: skip
+    if trend(health.losses.values).course == "too short":
+        del aspects["trend"]
     clean = [each for each in aspects if not any(where.endswith(f"/{each}") for where in said)]
     found = [finding("pass", each, "", aspects[each][0], None, aspects[each][1]) for each in clean]
     if health.compiled:

@@ -520,7 +520,10 @@ def test_a_saturated_layer_makes_the_next_constant(tmp_path: Path) -> None:
 
     found, _ = fit(tmp_path, Tanh(), pairs())
     assert [(each.where, each.status) for each in found] == [("first", "warn")]
-    assert "all 12 units of first are saturated" in found[0].message
+    assert (
+        "all 12 units of first are saturated: for 95 % of the time or more their tanh is at the limits"
+        in found[0].message
+    )
     assert "what second is given does not vary" in found[0].message
     assert found[0].try_ == ()
 

@@ -118,8 +118,8 @@ def of_saturated(
     gates = [gate for gate, of_units in layer.stuck.items() if of_units > 0]
     what = f"gates ({_and(gates)}) are" if gates else f"{layer.activation} is"
     words = [
-        f"{_count(saturated)} of {layer.name} are saturated: for 95 % of the time or more their {what} at the end of "
-        "what they can do, where hardly any gradient passes",
+        f"{_count(saturated)} of {layer.name} are saturated: for 95 % of the time or more their {what} at the limits, "
+        "where hardly any gradient passes",
         f"Seen since step {seen}{_stood_out(before(seen))}",
     ]
     if follows:

@@ -26,6 +26,7 @@ from heartnet.weeks import Weeks, cut_weeks
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--readings", type=int, default=20_000_000)
+    parser.add_argument("--pause", type=int, default=168, help="seconds between readings; 168 is 3,600 a week")
     parser.add_argument("--weeks", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -37,7 +38,7 @@ def main() -> None:
 def cutting(folder: Path, options: Namespace) -> None:
     """Time reading Parquet alone, reading and cutting, and the whole command with its store on disk."""
     file = folder / "readings.parquet"
-    write_readings(file, options.readings)
+    write_readings(file, options.readings, options.pause)
     took: dict[str, list[float]] = {}
     for _ in range(options.rounds):
         for what, action in (
@@ -53,12 +54,12 @@ def cutting(folder: Path, options: Namespace) -> None:
         print(f"{what:<50} {rate:6.1f} million readings/s (median of {options.rounds}: {np.median(seconds):.2f} s)")
 
 
-def write_readings(file: Path, count: int) -> None:
-    """Write readings a minute apart, ten thousand a week, of people with a year each, sorted as exports are."""
-    people = max(count // (52 * 10_080), 1)
+def write_readings(file: Path, count: int, pause: int) -> None:
+    """Write readings at even steps, of people with a year each, sorted as exports are."""
+    people = max(count * pause // (52 * 604_800), 1)
     each = count // people
     rng = np.random.default_rng(0)
-    minute = np.datetime64("2024-01-01T00:00:00", "us") + np.arange(each) * np.timedelta64(60_000_000, "us")
+    minute = np.datetime64("2024-01-01T00:00:00", "us") + np.arange(each) * np.timedelta64(pause * 1_000_000, "us")
     pl.concat(
         pl.DataFrame(
             {

@@ -13,11 +13,14 @@ import polars as pl
 
 from heartnet.errors import HeartnetError
 
-ROWS_IN_MEMORY = 1_000_000
-"""Readings held before they go to disk; about 45 bytes each, and some copies of that."""
+ROWS_IN_MEMORY = 16_000_000
+"""Readings held before they go to disk, at about 45 bytes each."""
 
 ROWS_OF_AN_EXPORT = 60_000
 """The same for what a phone exports, which is read beside whatever else runs on a small machine."""
+
+ROWS_OF_A_BLOCK = 400_000
+"""About how many readings are cleaned and cut at once, at a few times their size in memory."""
 
 WEEK = 7 * 86_400_000_000
 MONDAY = 4 * 86_400_000_000
@@ -60,9 +63,7 @@ class Spool:
             place: `[user]`, where each person comes in the order of blocks.
         """
         if not self._runs:
-            held, self._held = self._held, []
-            if held:
-                yield pl.concat(held)
+            yield from self._held_blocks(place, whole_people=whole_people)
             return
         self._spill()
         runs = [pl.scan_parquet(run, glob=False) for run in self._runs]
@@ -71,7 +72,7 @@ class Spool:
         counts = np.zeros(len(order), np.int64)
         for key, start, end in keys:
             counts[np.searchsorted(order, key)] += end - start
-        block_of = np.cumsum(counts) // (self.rows_in_memory // 2 + 1)
+        block_of = np.cumsum(counts) // self._block_size
         for block in np.unique(block_of):
             low, high = order[block_of == block][[0, -1]]
             parts = []
@@ -79,6 +80,24 @@ class Spool:
                 inside = (key >= low) & (key <= high)
                 parts += [run.slice(a, b - a) for a, b in _joined(start[inside], end[inside])]
             yield pl.concat([part.collect() for part in parts], rechunk=True)
+
+    @property
+    def _block_size(self) -> int:
+        return min(self.rows_in_memory // 2 + 1, ROWS_OF_A_BLOCK)
+
+    def _held_blocks(self, place: npt.NDArray[np.int64], *, whole_people: bool) -> Iterator[pl.DataFrame]:
+        if not self._held:
+            return
+        held, self._held = pl.concat(self._held, rechunk=False), []
+        key = _key(held, place, whole_people=whole_people)
+        if (key[1:] < key[:-1]).any():
+            order = np.argsort(key, kind="stable")
+            held, key = held[order], key[order]
+        start = np.flatnonzero(np.diff(key, prepend=-1))
+        block_of = np.append(start[1:], len(key)) // self._block_size
+        begin = start[np.flatnonzero(np.diff(block_of, prepend=-1))].tolist()
+        for a, b in zip(begin, [*begin[1:], len(key)], strict=True):
+            yield held.slice(a, b - a)
 
     def everything(self) -> pl.DataFrame | None:
         """Return what is held in memory, for tests and small imports."""
@@ -117,11 +136,15 @@ def _keys(
     run: pl.LazyFrame, place: npt.NDArray[np.int64], *, whole_people: bool
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the keys in a sorted run, which order weeks (or people) as blocks do, and where each starts and ends."""
-    held = run.select("user", "week").collect()
-    user, week = held["user"].to_numpy(), held["week"].to_numpy().astype(np.int64)
-    key = place[user] * (1 << 24) + (0 if whole_people else week + (1 << 23))
+    key = _key(run.select("user", "week").collect(), place, whole_people=whole_people)
     start = np.flatnonzero(np.diff(key, prepend=-1))
     return key[start], start, np.append(start[1:], len(key))
+
+
+def _key(frame: pl.DataFrame, place: npt.NDArray[np.int64], *, whole_people: bool) -> npt.NDArray[np.int64]:
+    user, week = frame["user"].to_numpy(), frame["week"].to_numpy().astype(np.int64)
+    key: npt.NDArray[np.int64] = place[user] * (1 << 24) + (0 if whole_people else week + (1 << 23))
+    return key
 
 
 def _joined(start: npt.NDArray[np.int64], end: npt.NDArray[np.int64]) -> list[tuple[int, int]]:

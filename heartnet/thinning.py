@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-
 A_READING = 30_000_000
 """Microseconds that a reading counts for, on top of the pause before it."""
 
@@ -35,7 +34,8 @@ def thin(time: npt.NDArray[np.int64], heart_rate: npt.NDArray[np.float32], limit
     index = np.arange(count)
     with_rate = np.minimum.reduceat(np.where(np.isnan(heart_rate), count, index), opens)
     chosen = np.where(with_rate < count, with_rate, opens)
-    return np.unique(np.concatenate([[0], chosen, [count - 1]]))
+    first, last = np.array([0])[: chosen[0]], np.array([count - 1])[: count - 1 - chosen[-1]]
+    return np.concatenate([first, chosen, last])
 
 
 def fold_steps(steps: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -46,8 +46,11 @@ def fold_steps(steps: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> n
         kept: which readings are kept, in order; the last one is.
     """
     first = np.concatenate([np.zeros(1, np.int64), kept[:-1] + 1])
-    known = np.add.reduceat((~np.isnan(steps)).astype(np.int64), first)
-    total = np.add.reduceat(np.nan_to_num(steps).astype(np.float64), first)
+    missing = np.isnan(steps)
+    if not missing.any():
+        return np.add.reduceat(steps, first, dtype=np.float64).astype(np.float32)
+    known = np.add.reduceat((~missing).astype(np.int64), first)
+    total = np.add.reduceat(np.where(missing, 0, steps), first, dtype=np.float64)
     return np.where(known > 0, total, np.nan).astype(np.float32)
 
 

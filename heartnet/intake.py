@@ -53,6 +53,9 @@ EVENT_SCHEMA = pl.Schema(
 )
 """Spans of a person's time; `kind` is one of `heartnet.events.KINDS`: `"asleep"` or `"in_workout"`."""
 
+SOURCE_RANKS = 10
+"""Ranks of devices of one source; those of the next source begin above them."""
+
 Progress = Callable[[str, int], None]
 """Told what is being read, and how many bytes of the files were read since the last call."""
 
@@ -132,7 +135,7 @@ class Intake:
 
     def device(self, name: str, rank: int) -> int:
         """Return the number of a device; the same for the same name and rank of one source."""
-        device = Device(name, rank + 10 * self._source)
+        device = Device(name, rank + SOURCE_RANKS * self._source)
         if device not in self.devices:
             self.devices.append(device)
         return self.devices.index(device)
@@ -211,6 +214,11 @@ class Intake:
     def note(self, key: str, value: object) -> None:
         """Keep something about the source beside the weeks, for example which column was what."""
         self.provenance[key] = value
+
+    @property
+    def several(self) -> bool:
+        """Whether there was more than one source."""
+        return self._source > 0
 
     @property
     def users(self) -> list[str]:

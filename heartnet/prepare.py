@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +15,7 @@ import polars as pl
 from heartnet import progress
 from heartnet.account import Account
 from heartnet.attach import account_for_labels, attach_facts, attach_intervals, attach_labels, attach_people
+from heartnet.clocks import one_clock
 from heartnet.describe import describe
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.intake import DEFAULT_USER, Intake
@@ -22,7 +23,7 @@ from heartnet.labels import Rule, parse_conditions, read_intervals, read_labels,
 from heartnet.readings import HEART_RATE_RANGE, RawReadings, clean
 from heartnet.sources.columns import listing
 from heartnet.sources.files import TableFile, sha256
-from heartnet.spool import ROWS_IN_MEMORY, ROWS_OF_AN_EXPORT
+from heartnet.spool import ROWS_IN_MEMORY, ROWS_OF_AN_EXPORT, week_of
 from heartnet.store import StoreWriter
 from heartnet.weeks import Weeks, cut_weeks
 
@@ -150,7 +151,11 @@ def _read(sources: Sequence[argparse.Namespace], account: Account, folder: Path)
     rows = ROWS_IN_MEMORY if all(each.source == "table" for each in sources) else ROWS_OF_AN_EXPORT
     with progress.reading(paths) as bar:
         for each in sources:
-            settings = {"zone": each.time_zone, "user": each.user, "user_from_filename": each.user_from_filename}
+            settings = {
+                "zone": each.time_zone or _zone(sources),
+                "user": each.user,
+                "user_from_filename": each.user_from_filename,
+            }
             intake = (
                 Intake(account, bar, folder=folder, rows_in_memory=rows, default_user=_person(sources), **settings)
                 if intake is None
@@ -168,13 +173,19 @@ def _person(sources: Sequence[argparse.Namespace]) -> str:
     return named.pop() if len(named) == 1 else DEFAULT_USER
 
 
+def _zone(sources: Sequence[argparse.Namespace]) -> str | None:
+    """Return the time zone of sources for which none was given: the one given for others, if it is one."""
+    given = {each.time_zone for each in sources if each.time_zone is not None}
+    return given.pop() if len(given) == 1 else None
+
+
 def _cut(intake: Intake, arguments: argparse.Namespace, account: Account, writer: StoreWriter) -> None:
     """Clean what was read and cut it into weeks, a block after the other."""
     events = intake.all_events()
     names = [device.name for device in intake.devices]
     readings = weeks = 0
     with progress.cutting(intake.spool.rows) as bar:
-        for frame in intake.blocks(whole_people=arguments.by != "week"):
+        for frame in _blocks(intake, account, by=arguments.by):
             cleaned = clean(RawReadings(frame, intake.files, intake.devices), account, arguments.heart_rate_range)
             readings += cleaned.height
             if cleaned.height:
@@ -199,6 +210,18 @@ def _cut(intake: Intake, arguments: argparse.Namespace, account: Account, writer
     account.add("people", "in", len(intake.users))
     account.note("people", "dropped: no week left", len(intake.users) - left)
     account.add("people", "left", left)
+
+
+def _blocks(intake: Intake, account: Account, by: Literal["week"] | int) -> Iterator[pl.DataFrame]:
+    """Yield the readings in blocks of whole weeks, or of whole people where these are needed."""
+    if not intake.several:
+        yield from intake.blocks(whole_people=by != "week")
+        return
+    for frame in intake.blocks(whole_people=True):
+        settled, changed = one_clock(frame, intake.devices)
+        account.note("rows", "noted: local time of the source named first", changed)
+        local = pl.col("time") + pl.duration(seconds=pl.col("utc_offset").fill_null(0))
+        yield settled.with_columns(week=week_of(local) if by == "week" else pl.lit(0, pl.Int32))
 
 
 def _nothing_read(intake: Intake, account: Account) -> HeartnetError:

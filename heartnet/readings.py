@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from heartnet.account import Account
@@ -37,6 +38,13 @@ LAST_RANK = 1_000_000
 """Added to the rank of such a count; above that of any device."""
 
 
+FASTEST_STEPS = 5.0
+"""A second; sprinters reach it. An interval may count 50 more, a count without an interval is taken up to 100,000."""
+
+SAME_RANK = 1000
+"""Devices of one rank that are told apart."""
+
+
 @dataclass(frozen=True)
 class RawReadings:
     """Readings as written, whole weeks or whole people of them.
@@ -64,11 +72,12 @@ class RawReadings:
 def clean(raw: RawReadings, account: Account, heart_rate_range: tuple[float, float] = HEART_RATE_RANGE) -> pl.DataFrame:
     """Return the readings, sorted by person, week and time, one row a person and time; account for every row lost.
 
-    A heart rate outside the range or a negative step count becomes missing; a row in which nothing was measured (no
-    heart rate, and no steps or 0) is dropped. Each step is counted once (`heartnet.steps.share_counted_once`), and a
-    heart rate near one of a better device is dropped. Of several rows at one moment, one is left: those of the best
-    device are believed; its heart rate is the mean of theirs, its steps the highest count, or the sum of the shares of
-    intervals that end there.
+    A heart rate outside the range, a negative step count or more steps than legs can do become missing; a row in which
+    nothing was measured (no heart rate, and no steps or 0) is dropped. Each step is counted once
+    (`heartnet.steps.share_counted_once`), and a heart rate near one of a better device is dropped; of devices of one
+    rank, the better is the one that measured more heart rates in the week. Of several rows at one moment, one is left:
+    those of the best device are believed; its heart rate is the mean of theirs, its steps the highest count, or the
+    sum of the shares of intervals that end there.
 
     Returns:
         A frame of `SCHEMA`, and `week`; `user_id` as it came.
@@ -82,7 +91,6 @@ def clean(raw: RawReadings, account: Account, heart_rate_range: tuple[float, flo
     account.note("rows", "dropped: no heart rate, and no steps or 0", raw.frame.height - frame.height)
     raw = replace(raw, frame=_sorted(frame))
     _note_mixed_clocks(raw, account)
-    _note_other_places(raw, account)
     raw = _each_step_once(raw, account)
     frame = _merged(raw, account)
     account.add("rows", "left", frame.height)
@@ -95,9 +103,13 @@ def _without_bad_values(raw: RawReadings, account: Account, heart_rate_range: tu
     frame = raw.frame
     implausible = ~frame["heart_rate"].is_between(low, high).fill_null(True)
     negative = ~(frame["steps"].is_between(0, float("inf"), closed="left").fill_null(True))
+    span = pl.col("duration").fill_null(0)
+    most = pl.when(span > 0).then(FASTEST_STEPS * span + 50).otherwise(100_000)
+    many = frame.select((pl.col("steps") > most).fill_null(False)).to_series()
     for column, bad, what in (
         ("heart_rate", implausible, f"dropped: heart rate outside {low:g}–{high:g} bpm"),
         ("steps", negative, "dropped: steps below 0"),
+        ("steps", many & ~negative, f"dropped: more than {FASTEST_STEPS:g} steps a second, or 100,000 at once"),
     ):
         if bad.any():
             account.bad("values", what, int(bad.sum()), raw.places(bad, column, account.max_examples))
@@ -129,21 +141,6 @@ def _note_mixed_clocks(raw: RawReadings, account: Account) -> None:
     account.note("rows", what, int(utc.sum()), raw.places(utc, "time", account.max_examples))
 
 
-def _note_other_places(raw: RawReadings, account: Account) -> None:
-    """Note where two sources tell different local times of one hour, which tears their weeks apart at the ends."""
-    source = np.array([device.rank // 10 for device in raw.devices])[raw.frame["device"].to_numpy()]
-    if len(source) == 0 or source.min() == source.max():
-        return
-    changes = [pl.col(name) != pl.col(name).shift() for name in ("source", "utc_offset")]
-    same = [pl.col(name) == pl.col(name).shift() for name in ("user_id", "week")]
-    soon = pl.col("time") - pl.col("time").shift() < pl.duration(hours=1)
-    frame = raw.frame.with_columns(source=pl.Series(source))
-    back = pl.col("utc_offset").shift() == pl.col("utc_offset").shift(-1)  # or a clock was changed, for all of them
-    torn = frame.select(pl.all_horizontal(*changes, *same, soon, back).fill_null(False)).to_series()
-    what = "noted: sources tell different local times (give each a --time-zone)"
-    account.note("rows", what, int(torn.sum()), raw.places(torn, "time", account.max_examples))
-
-
 def _each_step_once(raw: RawReadings, account: Account) -> RawReadings:
     """Settle intervals of steps that overlap, and heart rates of several devices."""
     frame = raw.frame
@@ -157,7 +154,8 @@ def _each_step_once(raw: RawReadings, account: Account) -> RawReadings:
     start = end - (1000 * frame["duration"].fill_null(0.0).clip(0).to_numpy()).astype(np.int64)
     axis = time_axis(group, start, end)
     # A count of days (a clock was reset, a total of the week) tells nothing of the hours: believed after all others.
-    order = np.where(end - start > DAY, rank + LAST_RANK, rank)
+    belief = _belief(frame, rank) if several else rank
+    order = np.where(end - start > DAY, belief + LAST_RANK * SAME_RANK, belief)
 
     share = np.ones(frame.height)
     counted = np.flatnonzero((frame["steps"] > 0).fill_null(False).to_numpy())
@@ -169,7 +167,7 @@ def _each_step_once(raw: RawReadings, account: Account) -> RawReadings:
     near = np.zeros(frame.height, bool)
     measured = np.flatnonzero(frame["heart_rate"].is_not_null().to_numpy())
     if several and len(measured):
-        near[measured] = near_a_better_one((end + axis)[measured], rank[measured])
+        near[measured] = near_a_better_one((end + axis)[measured], belief[measured])
     before = frame.select(pl.col("steps").cast(pl.Float64).sum()).item()
     frame = frame.with_columns(
         heart_rate=pl.when(pl.Series(~near)).then(pl.col("heart_rate")),
@@ -181,6 +179,19 @@ def _each_step_once(raw: RawReadings, account: Account) -> RawReadings:
     what = "merged: measured by a better device too (steps in an interval, heart rates within 30 s)"
     account.note("rows", what, int((~left).sum()), raw.places(~left, "time", account.max_examples))
     return replace(raw, frame=frame.filter(left))
+
+
+def _belief(frame: pl.DataFrame, rank: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return an order of devices for each row: by rank, and among equals by who measured more heart rates that week."""
+    keys = frame.select("group", "device", measured=pl.col("heart_rate").is_not_null()).with_columns(
+        rank=pl.Series(rank)
+    )
+    devices = keys.group_by("group", "rank", "device").agg(pl.col("measured").sum())
+    devices = devices.sort("group", "rank", -pl.col("measured").cast(pl.Int64), "device")
+    place = devices.with_columns(place=pl.int_range(pl.len()).over("group", "rank"))
+    found = keys.join(place, on=["group", "rank", "device"], how="left", maintain_order="left")
+    belief: npt.NDArray[np.int64] = rank * SAME_RANK + found["place"].to_numpy()
+    return belief
 
 
 def _merged(raw: RawReadings, account: Account) -> pl.DataFrame:

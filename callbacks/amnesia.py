@@ -74,7 +74,7 @@ class Amnesia(lightning.Callback):
 
     def __init__(
         self,
-        every_n_epochs: int = 1,
+        every_n_epochs: int = 5,
         weeks: int = 1,
         anchors: Sequence[str] = ANCHORS,
         probe: ProbeOf | None = None,

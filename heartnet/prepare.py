@@ -227,9 +227,10 @@ def _blocks(intake: Intake, account: Account, by: Literal["week"] | int) -> Iter
 def _nothing_read(intake: Intake, account: Account) -> HeartnetError:
     reasons = [f"{what}: {count:,}" for stage, what, count in account if "dropped" in what and count]
     examples = [place for (_, what), places in account.examples.items() if "dropped" in what for place in places]
+    why = "; ".join(reasons) or "It holds no heart rate and no steps"
     files = ", ".join(intake.files[:5]) + (f" and {len(intake.files) - 5:,} more" if len(intake.files) > 5 else "")
     return HeartnetError(
-        f"no reading is left of {files or 'what was given'}. {'; '.join(reasons)}"
+        f"no reading is left of {files or 'what was given'}. {why}"
         + (f". For example {examples[0]}" if examples else "")
     )
 

@@ -118,7 +118,7 @@ def data_passes(held: Held) -> list[Finding]:
     used = sum(map(len, held.rows.values()))
     return [
         Finding(CHECK, "pass", "rows", used, None, "weeks", rows),
-        Finding(CHECK, "pass", "people", sum(people.values()), None, "people", who),
+        Finding(CHECK, "pass", "people", len(set(held.people)), None, "people", who),
     ]
 
 

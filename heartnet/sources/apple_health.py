@@ -204,7 +204,7 @@ class _Export:
             person.born = date.fromisoformat(written) if written else None
         except ValueError:
             places = [f"{self.name}: {written[:_LONGEST_TIME]!r}"]
-            self.intake.account.bad("people", "noted: date of birth not readable", 1, places)
+            self.intake.account.note("people", "noted: date of birth not readable", 1, places)
         self.intake.person(self.user, person)
 
     def _events(self, text: bytes) -> None:

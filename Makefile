@@ -34,8 +34,13 @@ figures: setup
 	$(BIN)/python docs/draw_sweep.py runs/figures docs/amnesia_sweep.png
 
 bench: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/bench_simulate.py
+	$(BIN)/python benchmarks/bench_prepare.py
+	$(BIN)/python benchmarks/bench_apple_health.py
 	$(BIN)/python benchmarks/bench_amnesia.py
+	$(BIN)/python benchmarks/bench_heatmap.py
+	$(BIN)/python benchmarks/bench_callbacks.py
 
 clean:
 	rm -rf .venv

@@ -3,9 +3,9 @@
     python benchmarks/bench_callbacks.py --users 360 --epochs 4
 
 Every hook of every callback is timed, in processor seconds of the process (so that other programs do not count), and
-compared with the rest of `trainer.fit`. Looks are made before training, every few epochs and at the end, and more often in
-the first steps, so their share falls with the length of a run; the last column is what the measured costs add up to in ten
-epochs of 1,000 weeks: looks by their cadence, the first steps once, later steps by their number.
+compared with the rest of `trainer.fit`. Looks are made before training, every few epochs and at the end, and more often
+in the first steps, so their share falls with the length of a run; the last column is what the measured costs add up to
+in ten epochs of 1,000 weeks: looks by their cadence, the first steps once, later steps by their number.
 Memory is the process's resident memory after each epoch.
 """
 

@@ -1,6 +1,6 @@
 """Times the way from a Parquet file to weeks, and how fast a store is opened and serves random weeks.
 
-    python benchmarks/bench_prepare.py [--readings 20000000] [--weeks 100000]
+python benchmarks/bench_prepare.py [--readings 20000000] [--weeks 100000]
 """
 
 from __future__ import annotations

@@ -289,7 +289,7 @@ def test_courses(seed: int, length: int, noise: float) -> None:
     noises = noise * np.random.default_rng(seed).normal(size=length)
     assert trend(1 - 0.6 * time + noises).course == "falls"
     assert trend(1 + 0.6 * time + noises).course == "rises"
-    assert trend(1 - 0.8 * np.sin(np.pi * time) + noises).course in ("returns", "flat", "rises")  # noise decides
+    assert trend(1 - 0.8 * np.sin(np.pi * time) + noises).course not in ("falls", "too short")
     back = np.where(time < 0.6, 1 - time, 1.0)
     assert trend(back + noises).course == "returns"
 

@@ -227,6 +227,23 @@ def test_images_are_told_plainly_and_once(tmp_path: Path) -> None:
     assert "ActivationHeatmap(probe=" in finding.message
 
 
+def test_a_network_without_convolutions_is_told_what_else_there_is(tmp_path: Path) -> None:
+    class Linears(Foreign):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.mix = None, None
+            self.embed = nn.Linear(2, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.embed(x).mean(1), None
+
+    trainer_of(tmp_path, [ActivationHeatmap()], max_epochs=1).fit(Linears(), pairs(8, 20, 2))
+    (finding,) = read_jsonl(tmp_path / "findings.jsonl")
+    assert "no convolution or recurrent layer; choose among others, layers=['embed']" in finding.message
+    trainer_of(tmp_path / "named", [ActivationHeatmap(["embed"])], max_epochs=1).fit(Linears(), pairs(8, 20, 2))
+    assert "activation_heatmap/embed" in events(tmp_path / "named").Tags()["images"]
+
+
 def test_whatever_goes_wrong_training_goes_on(tmp_path: Path) -> None:
     def broken(*_: Any) -> Any:
         raise RuntimeError("no such thing")

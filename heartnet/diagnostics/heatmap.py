@@ -96,6 +96,9 @@ def collect(probe: Probe, patterns: Sequence[str] | None = None, *, after_activa
         network = twin.network if isinstance(twin, Adapted) else twin
         layers = find_layers(network) if patterns is None else find_layers(network, patterns)
         layers = [each for each in layers if patterns is not None or each.kind in SHOWN]
+        if not layers:
+            name, others = type(network).__name__, [each.name for each in find_layers(network)][:8]
+            raise HeartnetError(f"{name} has no convolution or recurrent layer; choose among others, layers={others}")
         stack.enter_context(watch(layers, lambda layer, out: _keep(seen, layer, out)))
         lengths = stack.enter_context(_flipped_lengths(network))
         if after_activation:

@@ -121,7 +121,7 @@ class DeadUnits(lightning.Callback):
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         del pl_module
-        self._pending += self.deaths.end(trainer.global_step)
+        self._pending += [] if self._failed else self.deaths.end(trainer.global_step)
         self._publish(trainer, together=True)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
@@ -138,7 +138,7 @@ class DeadUnits(lightning.Callback):
         else:
             if layers:
                 self._judge(trainer, layers, step)
-            else:
+            elif not self._looks:  # later, it is a batch that the module leaves out
                 self._give_up("no convolution, linear or recurrent layer of it ran", step)
         self._publish(trainer, together=False)
 

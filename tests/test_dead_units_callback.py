@@ -142,6 +142,18 @@ def test_a_death_in_the_middle_is_dated(tmp_path: Path, seed: int) -> None:
         assert callback.deaths.states[each.where].dead >= 0.1
 
 
+def test_a_layer_that_died_too_late_to_be_sure_does_not_pass(tmp_path: Path) -> None:
+    class DiesLate(Pairs):
+        def training_step(self, batch: Any, index: int) -> Any:
+            if self.trainer.global_step == 9:
+                self.first.bias.data.sub_(50)
+            return super().training_step(batch, index)
+
+    found, _ = fit(tmp_path, DiesLate(), pairs(), DeadUnits(), max_epochs=5)
+    assert [each.status for each in found] == ["warn"]
+    assert "all units of first were silent at the last look" in found[0].message
+
+
 def test_the_gradient_spike_before_a_death_is_named(tmp_path: Path) -> None:
     """One wild batch, and plain gradient descent."""
 
@@ -560,6 +572,17 @@ def test_a_module_that_cannot_be_done_again_trains_on(tmp_path: Path) -> None:
     assert [(each.where, each.status, each.value) for each in found] == [("network", "warn", None)]
 
 
+@pytest.mark.filterwarnings("ignore:.*`training_step` returned `None`")
+def test_a_batch_that_is_left_out_does_not_end_the_looking(tmp_path: Path) -> None:
+    class LeavesOut(Pairs):
+        def training_step(self, batch: Any, index: int) -> Any:
+            return None if index == 1 else super().training_step(batch, index)
+
+    found, callback = fit(tmp_path, LeavesOut(), pairs())
+    assert [each.status for each in found] == ["pass"]
+    assert callback._looks > 1
+
+
 def test_a_module_without_layers(tmp_path: Path) -> None:
     class Own(Pairs):
         def __init__(self) -> None:
@@ -571,7 +594,8 @@ def test_a_module_without_layers(tmp_path: Path) -> None:
             return x @ self.weight
 
     with pytest.warns(UserWarning, match="no convolution, linear or recurrent layer"):
-        fit(tmp_path, Own(), pairs())
+        found, _ = fit(tmp_path, Own(), pairs())
+    assert [each.status for each in found] == ["warn"]  # what was not seen does not pass
 
 
 def test_fast_dev_run_writes_nothing(tmp_path: Path) -> None:

@@ -114,6 +114,10 @@ class Deaths:
         if self._wild:
             message = f"nothing can be said at the end: values of {self._wild} are not finite"
             return [Finding(CHECK, "warn", "network", None, None, "", message, (), step)]
+        quiet = next((name for name, each in self._histories.items() if (each.silent_looks > 0).all()), "")
+        if quiet:
+            message = f"all units of {quiet} were silent at the last look, and too few looks followed to call them dead"
+            return [Finding(CHECK, "warn", "network", None, None, "", message, (), step)]
         worst = max(state.dead for state in self.states.values())
         message = f"no layer of {len(self.states)} has more dead or saturated units than allowed"
         if self.hidden:

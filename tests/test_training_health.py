@@ -111,6 +111,32 @@ def test_findings_propose_overrides_where_there_are_some(tmp_path: Path) -> None
     assert check_fault(tmp_path / "c", "image", 23, 0).try_ == ()
 
 
+class Dead(lightning.LightningModule):
+    """Three classes behind a dead layer: gradients reach the bias of what follows it, and never its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dead, self.head = nn.Linear(2, 8), nn.Linear(8, 3)
+        nn.init.constant_(self.dead.bias, -30.0)
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        del index
+        out = F.relu(self.head(F.relu(self.dead(batch["x"].mean(dim=1)))))
+        return F.cross_entropy(out, batch["y"].long())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 0.01)
+
+
+def test_what_follows_a_dead_layer_is_not_blamed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    Training("foreign", Dead(), (sequences(),), {"max_epochs": 4}).fit(tmp_path, [TrainingHealth()])
+    assert "dead/gradient" in wheres(tmp_path)
+    assert not [where for where in wheres(tmp_path) if where.endswith("/update")]
+    (cut,) = [each for each in trouble(tmp_path) if each.where == "logits/ReLU"]
+    assert "below 0.5" not in cut.message  # which only scores of two classes are
+
+
 # What it leaves: logs, and no trace
 
 

@@ -142,8 +142,7 @@ def updates(health: Health, planned: float, settings: Settings, *, end: bool = F
     if len(looks) < CONFIRM or not (end or health.batches >= max(BATCHES, 0.05 * min(planned, 1e5))):
         return found
     steps = max(planned if math.isfinite(planned) else 0, SHORTEST)
-    reached = {w.layer for w in health.weights.all if w.tensor.requires_grad and w.optimised and w.nonzero > 0}
-    largest = {layer: value for layer, value in health.largest.items() if layer in reached}
+    largest = {layer: value for layer, value in health.largest.items() if _reached(health, layer)}
     frozen = [layer for layer in health.weights.layers if layer in largest and largest[layer] * steps < SMALLEST_CHANGE]
     if frozen and len(frozen) == len(largest):
         value = max(largest.values())
@@ -161,6 +160,12 @@ def updates(health: Health, planned: float, settings: Settings, *, end: bool = F
         )
         found.append(finding("warn", f"{frozen[0]}/update", message, value, SMALLEST_CHANGE / steps, "a step"))
     return found
+
+
+def _reached(health: Health, layer: str) -> bool:
+    """Say whether gradients reach the weights that a layer's update is measured by; behind a dead layer none do."""
+    weights = (health.weights.all[place] for place in health.weights.matrices(health.weights.layers[layer]))
+    return any(each.tensor.requires_grad and each.optimised and each.nonzero > 0 for each in weights)
 
 
 def clipped(health: Health, settings: Settings) -> list[Finding]:

@@ -108,12 +108,13 @@ def squashed(names: Sequence[tuple[str, str]]) -> list[Finding]:
     Args:
         names: activation and loss function of each call.
     """
-    ranges = {"sigmoid": "scores stay between 0.5 and 0.73", "ReLU": "scores cannot fall below 0.5"}
+    binary = {"sigmoid": "scores stay between 0.5 and 0.73", "ReLU": "scores cannot fall below 0.5"}
+    cut = "the range of the scores is cut"
     return [
         finding(
             "fail", f"logits/{activation}",
             f"the logits go through a {activation} before {name}, which expects them without: "
-            f"{ranges.get(activation, 'the range of the scores is cut')}. Leave the {activation} out",
+            f"{binary.get(activation, cut) if name.startswith('binary') else cut}. Leave the {activation} out",
         )
         for activation, name in dict.fromkeys(names)
     ]  # fmt: skip

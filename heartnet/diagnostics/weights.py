@@ -109,7 +109,7 @@ class Weights:
             torch.stack([each.to(device) for each in torch._foreach_norm(values, 2, dtype=torch.float32)]).square()
             for values in (change, before)
         )
-        matrices = {name: self._matrices(places) for name, places in self.layers.items()}
+        matrices = {name: self.matrices(places) for name, places in self.layers.items()}
         rows = [torch.stack([values[places].sum().sqrt() for places in matrices.values()]) for values in (steps, sizes)]
         least = [self._usual(places) / 3 for places in matrices.values()]
         rows[1] = torch.maximum(rows[1], torch.tensor(least, device=device))
@@ -132,6 +132,10 @@ class Weights:
                 found[name] = math.sqrt(sum(each * each for each in here))
         return found
 
+    def matrices(self, places: Sequence[int]) -> list[int]:
+        """Return the places of a layer by which its update is measured: its matrices, or all if it has none."""
+        return [place for place in places if self.all[place].tensor.dim() > 1] or list(places)
+
     def state(self) -> dict[str, list[int]]:
         return {each.name: [each.asked, each.reached, each.nonzero, each.steps, each.moved] for each in self.all}
 
@@ -144,10 +148,6 @@ class Weights:
         """Return the norm that weights have at the start: uniform within ±1/√inputs; scales of normalisations are 1."""
         tensors = [self.all[place].tensor for place in places]
         return math.sqrt(sum(len(each) / 3 if each.dim() > 1 else each.numel() for each in tensors))
-
-    def _matrices(self, places: Sequence[int]) -> list[int]:
-        matrices = [place for place in places if self.all[place].tensor.dim() > 1]
-        return matrices or list(places)
 
 
 def plain(name: str) -> str:

@@ -172,7 +172,13 @@ def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetMo
     if config.ckpt_path:
         checkpoint = load_checkpoint(Path(config.ckpt_path))
         module.on_load_checkpoint(checkpoint)
-        if (done := checkpoint.get("epoch", -1) + 1) >= (trainer.max_epochs or math.inf) > 0:
+        done, wanted = checkpoint.get("epoch", -1) + 1, trainer.max_epochs or math.inf
+        if done > wanted > 0:
+            raise HeartnetError(
+                f"ckpt_path={config.ckpt_path}: {done} epochs are done, and trainer.max_epochs={wanted}; to train on, "
+                f"give the overrides that the run had (in its config.yaml) and trainer.max_epochs above {done}"
+            )
+        if done == wanted:
             terminal.print_line(f"All {done} epochs are done; to train on, raise trainer.max_epochs.")
     return data, module, trainer
 

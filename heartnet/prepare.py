@@ -238,7 +238,13 @@ def _nothing_read(intake: Intake, account: Account) -> HeartnetError:
 def _no_week_left(account: Account) -> HeartnetError:
     why = "; ".join(f"{count:,} {what}" for stage, what, count in account if stage == "weeks" and "dropped" in what)
     found = account.count("weeks", "in")
-    return HeartnetError(f"no week is left of {found:,}: {why}. Lower --by N, --min-wear-hours or --min-readings")
+    lower = {
+        "readings left at a person's end": "cut shorter pieces (--by 256)",
+        "worn less than": "lower --min-wear-hours",
+        "with a heart rate": "lower --min-readings, if there are heart rates at all",
+    }
+    advice = [cure for reason, cure in lower.items() if reason in why]
+    return HeartnetError(f"no week is left of {found:,}: {why}. To keep some, {' or '.join(advice)}")
 
 
 def _check_options(arguments: argparse.Namespace) -> None:

@@ -194,7 +194,7 @@ def test_help_needs_nothing_heavy() -> None:
         (GOOD, ["--age", "age"], "--age says something about --people, which is not given"),
         (GOOD, ["--interval-end", "to"], "--interval-end says something about --label-intervals"),
         (GOOD, ["--kind-steps", "to"], "--kind-steps says something about --kind"),
-        (GOOD, ["--by", "3"], "Lower --by N"),
+        (GOOD, ["--by", "3"], "cut shorter pieces (--by 256)"),
     ],
 )
 def test_what_was_meant_is_asked_and_not_guessed(

@@ -351,3 +351,23 @@ def test_numbers_are_instants_and_text_without_an_offset_is_a_wall_clock(tmp_pat
         assert frame["utc_offset"].to_list() == [3600]
         assert (frame["time"][0] - datetime(2026, 1, 5)).total_seconds() == utc
         assert read(path, **options)["utc_offset"].to_list() == [None]
+
+
+def test_dates_without_a_clock_are_asked_about(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "dates.csv", "date,clock,hr\n" + "".join(f"2026-01-05,10:00:{i},60\n" for i in range(10, 50))
+    )
+    with pytest.raises(HeartnetError, match=r"column 'date' has dates without a clock time.*--time date\+CLOCK"):
+        rows(path, time=["date"])
+    assert len(rows(path, time=["date+clock"])) == 40
+
+
+def test_files_that_name_no_person_are_noted(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"person-{name}.csv", GOOD) for name in "ab"]
+    account = Account()
+    assert {row[0] for row in rows(*paths, account=account)} == {"person-1"}
+    what = "noted: files of heart rates that name no person, taken as one's (see --user-from-filename)"
+    assert account.count("people", what) == 2
+    account = Account()
+    rows(*paths, account=account, user_from_filename="person-(.)")
+    assert account.count("people", what) == 0

@@ -358,3 +358,15 @@ def test_control_c_in_a_terminal(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "ckpt_path=run/checkpoints/last.ckpt" in said
     assert "Traceback" not in said
+
+
+def test_going_on_with_fewer_epochs_than_are_done_leaves_the_run_as_it_was(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert run(f"hydra.run.dir={folder}", "trainer.max_epochs=2") == 0
+    before = {name: (folder / name).read_bytes() for name in ("config.yaml", "status.json")}
+    capsys.readouterr()
+    assert run(f"ckpt_path={folder}/checkpoints/last.ckpt", "trainer.max_epochs=1") == 2
+    assert "2 epochs are done, and trainer.max_epochs=1; to train on" in capsys.readouterr().err
+    assert {name: (folder / name).read_bytes() for name in before} == before

@@ -22,7 +22,7 @@ import polars as pl
 
 from heartnet.account import Account
 from heartnet.errors import HeartnetError, did_you_mean
-from heartnet.intake import RAW_SCHEMA, Intake
+from heartnet.intake import DEFAULT_USER, RAW_SCHEMA, Intake
 from heartnet.sources.columns import find_column, find_time, listing, option, require_somewhere
 from heartnet.sources.files import Chunk, TableFile
 from heartnet.sources.times import is_numeric, parse_times
@@ -113,6 +113,10 @@ def read_table(paths: Sequence[str | Path], options: TableOptions, intake: Intak
             before.note(plan, frame, intake.account)
             intake.readings(_steps_apart(frame, intake.account).with_columns(pl.lit(number, pl.UInt32).alias("file")))
     _check_kinds(plans, found, options, intake.account)
+    nameless = [plan.file.name for plan in plans if plan.user == DEFAULT_USER and "heart_rate" in plan.channels]
+    if len(nameless) > 1:
+        what = "noted: files of heart rates that name no person, taken as one's (see --user-from-filename)"
+        intake.account.note("people", what, len(nameless), nameless[:3])
     intake.note("columns", [{"file": plan.file.name, **plan.as_json()} for plan in plans])
 
 
@@ -226,6 +230,11 @@ def _readings(
     unreadable = time.is_null() & ~blank
     if must_have_time and len(time) and time.is_null().all():
         raise _unreadable_times(plan, chunk, unreadable, options)
+    if must_have_time and _only_dates(time):
+        raise HeartnetError(
+            f"{plan.file.name}: column {plan.time[0]!r} has dates without a clock time; join it with the column of the "
+            f"clock, for example --time {plan.time[0]}+CLOCK. {listing(plan.file)}"
+        )
     where = _Places(plan.file.name, chunk)
     where.count(account, "rows", "dropped: time not readable", unreadable, plan.time[0])
     account.note("rows", "dropped: no time", int(blank.sum()))
@@ -248,6 +257,13 @@ def _readings(
     if plan.steps_end:
         frame = frame.with_columns(end=_ends(plan, chunk, frame["time"], where, options, account))
     return frame if kept.all() else frame.filter(kept)
+
+
+def _only_dates(time: pl.Series) -> bool:
+    """Tell whether times are all at midnight, several on one day."""
+    known = time.drop_nulls()
+    at_midnight = (known.dt.timestamp("us") % 86_400_000_000 == 0).all()
+    return len(known) >= 20 and bool(at_midnight) and known.n_unique() < len(known)
 
 
 def _ends(

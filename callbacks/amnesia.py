@@ -103,6 +103,7 @@ class Amnesia(lightning.Callback):
         self.initial_step = 0
         self._weeks: Probe | None = None
         self._looked_at = -1
+        self._blind = False
 
     def state_dict(self) -> dict[str, Any]:
         initial = None if self.initial is None else to_tensors(self.initial)
@@ -133,8 +134,23 @@ class Amnesia(lightning.Callback):
     def _look(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._looked_at = trainer.global_step
         folder = run_folder(trainer)  # asks all ranks, as `publish` does; the rest is for rank zero
-        found = self._measure(trainer, pl_module, folder) if trainer.is_global_zero else []
+        found = self._measure_or_say(trainer, pl_module, folder) if trainer.is_global_zero else []
         publish(found, trainer)
+
+    def _measure_or_say(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, folder: Path
+    ) -> list[Finding]:
+        """Measure; say once, and end no run, where a module from elsewhere cannot be read without a `probe`."""
+        if self._blind:
+            return []
+        try:
+            return self._measure(trainer, pl_module, folder)
+        except HeartnetError as error:
+            if self.probe is not _probe_of or hasattr(pl_module, "probe"):
+                raise
+            self._blind = True
+            message = f"not measured: {error}"
+            return [Finding("amnesia", "warn", "network", None, None, "", message, (), trainer.global_step)]
 
     def _measure(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, folder: Path) -> list[Finding]:
         step = trainer.global_step

@@ -119,14 +119,14 @@ def latest(findings: Iterable[Finding]) -> list[Finding]:
 def findings_table(findings: Sequence[Finding]) -> Table:
     """Return the findings, in the order given, as a table for the terminal, however narrow.
 
-    What passes has no message.
+    What passes has no message, unless there is no value.
     """
     table = Table(title="Findings", title_justify="left", show_lines=True)
     table.add_column("status", no_wrap=True)
     table.add_column("check, where: value (limit)")
     for each in findings:
         what = Text.assemble((f"{each.check}, {each.where}: ", "bold"), _value(each))
-        if each.status != "pass":
+        if each.message and (each.status != "pass" or each.value is None):
             what.append(f"\n{each.message}")
         if each.try_:
             what.append("\ntry: " + " or ".join(each.try_), style="bold")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -211,8 +212,10 @@ def test_an_adapter_of_a_few_lines(tmp_path: Path) -> None:
             del index
             return (self(batch[0])[0] ** 2).mean()
 
-    with pytest.raises(HeartnetError, match=r"returned tuple.*probe="):
-        trainer_of(tmp_path, [Amnesia()]).fit(TwoNumbers(), pairs())
+    trainer_of(tmp_path / "guessed", [Amnesia()]).fit(TwoNumbers(), pairs())
+    (found,) = read_jsonl(tmp_path / "guessed" / "findings.jsonl")
+    assert (found.status, found.where) == ("warn", "network")
+    assert re.search(r"not measured: .*returned tuple.*probe=", found.message)
     callback = Amnesia(
         probe=lambda module, batch: adapt(
             module, batch[0], outputs=("a", "b", "c", "d"), logits=lambda out: Logits(out[0], out[1][0][-1])

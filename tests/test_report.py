@@ -228,7 +228,7 @@ def damaged(name: str, content: bytes) -> Callable[[Path], None]:
     ("change", "said"),
     [
         (without("events*"), "There are no event files"),
-        (without("findings.jsonl"), "There are none: no technique was switched on"),
+        (without("findings.jsonl"), "There are none: no technique"),
         (without("predictions*"), "On the page"),
         (without("config.yaml"), "The folder holds none"),
         (without("status.json"), "01-02/03-04-05"),

@@ -14,7 +14,7 @@ from heartnet.datamodule import WeeksDataModule
 from heartnet.diagnostics.adapt import Adapted, guess_probe
 from heartnet.diagnostics.cadence import cadence_of
 from heartnet.diagnostics.cadence import verdict as cadence_verdict
-from heartnet.diagnostics.fixed import fixed_weeks
+from heartnet.diagnostics.fixed import first_loader, fixed_weeks, leaves
 from heartnet.diagnostics.heatmap import Order, Rows, collect, constant_rows, order_of
 from heartnet.diagnostics.layers import find_layers
 from heartnet.diagnostics.probe import Probe
@@ -202,7 +202,9 @@ class ActivationHeatmap(lightning.Callback):
 
         if data is None:
             rows = []
-            probe = fixed_weeks(_loader(trainer), probe_of, self.weeks, self.among)
+            probe = fixed_weeks(
+                first_loader(trainer.val_dataloaders, trainer.train_dataloader), probe_of, self.weeks, self.among
+            )
         else:
             rows = telling_rows(data, self.weeks, self.among)
             probe = probe_of(data.batch(np.array(rows)))
@@ -331,22 +333,6 @@ def _probe_of(module: lightning.LightningModule, batch: Any) -> Probe:
 def _data_of(trainer: lightning.Trainer) -> WeeksDataModule | None:
     """Return the data module of heartnet that a trainer, or a loader given to it, has its batches from."""
     loaders = (trainer.val_dataloaders, trainer.train_dataloader)
-    sets = [getattr(leaf, "dataset", None) for each in loaders for leaf in _leaves(each)]
+    sets = [getattr(leaf, "dataset", None) for each in loaders for leaf in leaves(each)]
     found = [getattr(trainer, "datamodule", None), *(getattr(each, "data", None) for each in sets)]
     return next((each for each in found if isinstance(each, WeeksDataModule)), None)
-
-
-def _loader(trainer: lightning.Trainer) -> Any:
-    for loaders in (trainer.val_dataloaders, trainer.train_dataloader):
-        for loader in _leaves(loaders):
-            if not hasattr(loader, "__len__") or len(loader) > 0:
-                return loader
-    raise HeartnetError("the trainer has no validation or training data")
-
-
-def _leaves(loaders: Any) -> list[Any]:
-    if loaders is None:
-        return []
-    if isinstance(loaders, Mapping):
-        loaders = list(loaders.values())
-    return [leaf for each in loaders for leaf in _leaves(each)] if isinstance(loaders, list | tuple) else [loaders]

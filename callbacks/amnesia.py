@@ -12,7 +12,7 @@ import torch
 from heartnet.diagnostics.adapt import guess_probe
 from heartnet.diagnostics.amnesia import ANCHORS, AmnesiaProfile, amnesia_profile, check_anchors
 from heartnet.diagnostics.archive import from_tensors, save_npz, to_tensors
-from heartnet.diagnostics.fixed import fixed_weeks
+from heartnet.diagnostics.fixed import first_loader, fixed_weeks
 from heartnet.diagnostics.memory import Memory, memories, verdict
 from heartnet.diagnostics.probe import Probe
 from heartnet.errors import HeartnetError, did_you_mean
@@ -156,7 +156,10 @@ class Amnesia(lightning.Callback):
         step = trainer.global_step
         if self._weeks is None:
             self._weeks = fixed_weeks(
-                _loader(trainer), lambda batch: self.probe(pl_module, _moved(pl_module, batch)), self.weeks, self.among
+                first_loader(trainer.val_dataloaders, trainer.train_dataloader),
+                lambda batch: self.probe(pl_module, _moved(pl_module, batch)),
+                self.weeks,
+                self.among,
             )
         now = amnesia_profile(
             self._weeks, self.anchors, dtype=_DTYPES[self.dtype], readings_at_once=self.readings_at_once
@@ -212,19 +215,3 @@ def _probe_of(module: lightning.LightningModule, batch: Any) -> Probe:
 
 def _moved(module: lightning.LightningModule, batch: Any) -> Any:
     return module.transfer_batch_to_device(batch, module.device, 0)
-
-
-def _loader(trainer: lightning.Trainer) -> Any:
-    for loaders in (trainer.val_dataloaders, trainer.train_dataloader):
-        for loader in _leaves(loaders):
-            if not hasattr(loader, "__len__") or len(loader) > 0:
-                return loader
-    raise HeartnetError("amnesia needs weeks to measure on, and the trainer has no validation or training data")
-
-
-def _leaves(loaders: Any) -> list[Any]:
-    if loaders is None:
-        return []
-    if isinstance(loaders, Mapping):
-        loaders = list(loaders.values())
-    return [leaf for each in loaders for leaf in _leaves(each)] if isinstance(loaders, list | tuple) else [loaders]

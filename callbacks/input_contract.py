@@ -15,6 +15,7 @@ from heartnet.datamodule import StoredData, WeeksDataModule
 from heartnet.diagnostics.contract import Contract
 from heartnet.diagnostics.contract_batches import parts_of
 from heartnet.diagnostics.contract_data import Held
+from heartnet.diagnostics.fixed import leaves
 from heartnet.diagnostics.look_ahead import look_ahead
 from heartnet.errors import HeartnetError
 from heartnet.findings import Finding, publish
@@ -153,7 +154,7 @@ class InputContract(lightning.Callback):
     def _begin(self, trainer: lightning.Trainer, contract: Contract, loaders: Mapping[str, Any]) -> None:
         found = contract.begin()
         for split, loader in loaders.items():
-            for leaf in _leaves(loader):
+            for leaf in leaves(loader):
                 found += contract.ahead(split, look_ahead(leaf, self.look_ahead))
         self._publish(trainer, found, now=True)
 
@@ -222,7 +223,7 @@ def held_by(data: WeeksDataModule) -> Held:
 def _data_of(trainer: lightning.Trainer) -> WeeksDataModule | None:
     """Return the data module of heartnet that a trainer, or a loader given to it, has its batches from."""
     loaders = (trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders)
-    sets = [getattr(leaf, "dataset", None) for each in loaders for leaf in _leaves(each)]
+    sets = [getattr(leaf, "dataset", None) for each in loaders for leaf in leaves(each)]
     found = [getattr(trainer, "datamodule", None), *(getattr(each, "data", None) for each in sets)]
     return next((each for each in found if isinstance(each, WeeksDataModule)), None)
 
@@ -240,14 +241,6 @@ def _tensors(value: Any) -> list[Any]:
 def _size(loaders: Any) -> int | None:
     """Return how many batches loaders have, if they know."""
     try:
-        return sum(len(leaf) for leaf in _leaves(loaders))
+        return sum(len(leaf) for leaf in leaves(loaders))
     except (TypeError, NotImplementedError):
         return None
-
-
-def _leaves(loaders: Any) -> list[Any]:
-    if loaders is None:
-        return []
-    if isinstance(loaders, Mapping):
-        loaders = list(loaders.values())
-    return [leaf for each in loaders for leaf in _leaves(each)] if isinstance(loaders, list | tuple) else [loaders]

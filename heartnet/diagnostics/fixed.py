@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -41,6 +41,27 @@ def fixed_weeks(loader: Any, probe_of: Callable[[Any], Probe], weeks: int, among
     if best is None:
         raise HeartnetError("there are no weeks to measure on: the loader is empty")
     return _select(best[1], best[2])
+
+
+def leaves(loaders: Any) -> list[Any]:
+    """Return the loaders in whatever a trainer was given: one, none, or lists and dicts of them."""
+    if loaders is None:
+        return []
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    return [leaf for each in loaders for leaf in leaves(each)] if isinstance(loaders, list | tuple) else [loaders]
+
+
+def first_loader(*loaders: Any) -> Any:
+    """Return the first loader that has batches, as far as it knows.
+
+    Raises:
+        HeartnetError: there is none.
+    """
+    for leaf in leaves(loaders):
+        if not hasattr(leaf, "__len__") or len(leaf) > 0:
+            return leaf
+    raise HeartnetError("the trainer has no validation or training data, so there are no weeks to measure on")
 
 
 def _select(probe: Probe, rows: Sequence[int]) -> Probe:

@@ -187,6 +187,7 @@ class Intake:
             pl.col("instant").fill_null(False) | pl.col("utc_offset").is_not_null(),
         )
         frame = _localised(frame, self.zone or zone)
+        frame = self._within_weeks(frame)
         local = pl.col("time") + pl.duration(seconds=pl.col("utc_offset").fill_null(0))
         user = self._numbers(frame["user_id"])
         self.spool.add(frame.drop("user_id").with_columns(user, week=week_of(local)))
@@ -251,6 +252,30 @@ class Intake:
 
     def all_labels(self) -> Sequence[pl.DataFrame]:
         return self._labels
+
+    def _within_weeks(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Cut counts of steps that lie on both sides of Monday's midnight in two, each with its share of the time."""
+        offset = pl.duration(seconds=pl.col("utc_offset").fill_null(0))
+        span = pl.duration(microseconds=(pl.col("duration").cast(pl.Float64) * 1e6).cast(pl.Int64))
+        midnight = (pl.col("time") + offset).dt.truncate("1w") - offset
+        over = (pl.col("steps") > 0) & (pl.col("duration") <= 86_400) & (pl.col("time") > midnight)
+        torn = frame.select((over & (pl.col("time") - span < midnight)).fill_null(False)).to_series()
+        if not torn.any():
+            return frame
+        after = (pl.col("time") - midnight).dt.total_microseconds() / 1e6
+        parts = frame.filter(torn).with_columns(share=after / pl.col("duration").cast(pl.Float64), midnight=midnight)
+        steps, length, moment = pl.col("steps"), pl.col("duration"), pl.duration(microseconds=1)
+        old = parts.with_columns(
+            heart_rate=pl.lit(None, pl.Float32),
+            time=pl.col("midnight") - moment,
+            steps=steps * (1 - pl.col("share")),
+            duration=length * (1 - pl.col("share")),
+        )
+        new = parts.with_columns(steps=steps * pl.col("share"), duration=length * pl.col("share"))
+        self.account.add("rows", "in", parts.height)
+        self.account.note("rows", "noted: steps over Monday's midnight, a row for each week", parts.height)
+        cast = [pl.col(name).cast(pl.Float32) for name in ("steps", "duration")]
+        return pl.concat([frame.filter(~torn), *(part.select(frame.columns).with_columns(cast) for part in (old, new))])
 
     def _numbers(self, users: pl.Series) -> pl.Series:
         """Return a number for each person; new people get the next."""

@@ -69,3 +69,22 @@ def test_the_same_instants_in_two_places_are_stored_once(tmp_path: Path) -> None
     assert np.nanmax(weeks.readings[:, 2]) == 300
     account = {row["what"]: row["count"] for row in read_manifest(tmp_path / "weeks")["account"]}
     assert account["noted: local time of the source named first"] == 4032
+
+
+def test_steps_over_mondays_midnight_are_counted_once(tmp_path: Path) -> None:
+    """A watch counts from 23:50 to 00:10, a phone from 23:50 to 23:58: the phone's lie in the watch's."""
+    columns = {"hr": "time,hr", "watch": "time,end,steps", "phone": "time,end,steps"}
+    start = datetime(2026, 1, 11, 20)
+    rows = {
+        "hr": [f"{start + timedelta(minutes=i)},60" for i in range(480)],
+        "watch": ["2026-01-11 23:50:00,2026-01-12 00:10:00,200"],
+        "phone": ["2026-01-11 23:50:00,2026-01-11 23:58:00,80"],
+    }
+    for name, lines in rows.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join([columns[name], *lines]) + "\n")
+    first = [str(tmp_path / "hr.csv"), str(tmp_path / "watch.csv"), "--steps-end", "end"]
+    second = ["table", str(tmp_path / "phone.csv"), "--steps-end", "end"]
+    out = ["--out", str(tmp_path / "weeks"), "--min-wear-hours", "0"]
+    assert main(["prepare", "table", *first, "+", *second, *out]) == 0
+    weeks = open_store(tmp_path / "weeks")
+    assert [float(np.nansum(weeks.week(i)[:, 1])) for i in range(2)] == [100, 100]

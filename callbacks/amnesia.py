@@ -25,7 +25,7 @@ _TITLES = {"decades": "decades", "memory_hours": "memory in hours of wear", "mem
 
 
 class Amnesia(lightning.Callback):
-    """Measures d logit / d input on the same few weeks before training, at the end of epochs, and at the end.
+    """Measures d output / d input on the same few weeks before training, at the end of epochs, and at the end.
 
     The measurement is `heartnet.diagnostics.amnesia.amnesia_profile`, the numbers and the verdict are those of
     `heartnet.diagnostics.memory`. The weeks are the longest among the first of the validation data (of the training

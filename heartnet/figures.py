@@ -28,8 +28,8 @@ _AXES = {
     "score": "readings from the end of the week",
 }
 _TITLES = {
-    "midpoint": "Amnesia: what a reading does to the logit at the middle of the week",
-    "last": "Amnesia: what a reading does to the logit at the end of the week",
+    "midpoint": "Amnesia: what a reading does to the output at the middle of the week",
+    "last": "Amnesia: what a reading does to the output at the end of the week",
     "score": "Amnesia: what a reading does to the score",
 }
 
@@ -44,7 +44,7 @@ def amnesia_figure(
     step: int = 0,
     initial_step: int = 0,
 ) -> Figure:
-    """Draw |d logit / d input| by distance, a panel for each output and a colour for each channel, on a log axis.
+    """Draw |d output / d input| by distance, a panel for each output and a colour for each channel, on a log axis.
 
     The present profile is drawn over the initial one (pale, dashed). Below is the distance in readings, above in hours
     of wear. Shaded is what counts as far. The legends give `decades`, of `heartnet.diagnostics.memory`, and in brackets
@@ -232,4 +232,4 @@ def _write_around(figure: Figure, now: AmnesiaProfile, anchor: str, sunk: bool) 
         notes.append(f"{left_out} more outputs are not drawn")
     height = figure.get_figheight()
     figure.text(0.5, 0.12 / height, f"{_AXES[anchor]}   ({'; '.join(notes)})", ha="center", fontsize=9)
-    figure.text(0.12 / figure.get_figwidth(), 0.5, "|∂ logit / ∂ input|", va="center", rotation=90, fontsize=9)
+    figure.text(0.12 / figure.get_figwidth(), 0.5, "|∂ output / ∂ input|", va="center", rotation=90, fontsize=9)

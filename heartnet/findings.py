@@ -1,25 +1,20 @@
-"""Findings: the verdict in which each technique ends, and where verdicts go."""
+"""Findings: the verdict in which each technique ends, and where verdicts are kept."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from rich.table import Table
-from rich.text import Text
-
 from heartnet.errors import HeartnetError
+from heartnet.finding_rows import findings_markdown, worst_first
 
 if TYPE_CHECKING:
     import pytorch_lightning as lightning
 
 Status = Literal["pass", "warn", "fail"]
-_WORST_FIRST: dict[str, int] = {"fail": 0, "warn": 1, "pass": 2}
-_COLOURS: dict[str, str] = {"fail": "bold red", "warn": "yellow", "pass": "green"}
 
 FILE = "findings.jsonl"
 """Where a run's folder keeps its findings."""
@@ -110,38 +105,15 @@ def read_jsonl(path: Path, skipped: list[str] | None = None) -> list[Finding]:
     return found
 
 
+def in_part(findings: Iterable[Finding], part: str) -> list[Finding]:
+    """Return findings of a part of a run, such as a fold, with its name before `where`; `""` is the run itself."""
+    return [replace(each, where=f"{part}: {each.where}") if part else each for each in findings]
+
+
 def latest(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the newest finding for each (check, where), worst first."""
+    """Return the newest finding for each (check, where), worst first (`heartnet.finding_rows.worst_first`)."""
     newest = {(finding.check, finding.where): finding for finding in findings}
-    return sorted(newest.values(), key=lambda f: (_WORST_FIRST[f.status], f.check, f.where))
-
-
-def findings_table(findings: Sequence[Finding]) -> Table:
-    """Return the findings, in the order given, as a table for the terminal, however narrow.
-
-    What passes has no message, unless there is no value.
-    """
-    table = Table(title="Findings", title_justify="left", show_lines=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("check, where: value (limit)")
-    for each in findings:
-        what = Text.assemble((f"{each.check}, {each.where}: ", "bold"), _value(each))
-        if each.message and (each.status != "pass" or each.value is None):
-            what.append(f"\n{each.message}")
-        if each.try_:
-            what.append("\ntry: " + " or ".join(each.try_), style="bold")
-        table.add_row(Text(each.status, style=_COLOURS[each.status]), what)
-    return table
-
-
-def findings_markdown(findings: Sequence[Finding]) -> str:
-    """Return the same table as Markdown, for TensorBoard's text tab."""
-    rows = ["| status | check | where | value (limit) | what | try | step |", "|---|---|---|---:|---|---|---:|"]
-    for each in findings:
-        cures = "<br>".join(f"`{override}`" for override in each.try_)
-        cells = (f"**{each.status}**", each.check, each.where, _value(each), each.message, cures, str(each.step))
-        rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
-    return "\n".join(rows)
+    return sorted(newest.values(), key=worst_first)
 
 
 def publish(findings: Sequence[Finding], trainer: lightning.Trainer) -> None:
@@ -165,14 +137,3 @@ def publish(findings: Sequence[Finding], trainer: lightning.Trainer) -> None:
 def run_folder(trainer: lightning.Trainer) -> Path:
     """Return the folder that a run writes to: its first logger's, else the trainer's root. Call it on every rank."""
     return Path(trainer.log_dir or trainer.default_root_dir)
-
-
-def _value(finding: Finding) -> str:
-    if finding.value is None:
-        return "–"
-    limit = "" if finding.limit is None else f" ({_short(finding.limit)})"
-    return f"{_short(finding.value)} {finding.unit}{limit}".strip()
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if math.isfinite(value) and abs(value) >= 1000 else f"{value:.3g}"

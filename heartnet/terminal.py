@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from heartnet.datamodule import WeeksDataModule
-from heartnet.findings import Status, findings_table, latest, read_jsonl
+from heartnet.finding_rows import findings_table, why_none
+from heartnet.findings import FILE, Finding, Status, in_part, latest, read_jsonl
 from heartnet.metrics import SCORES
 from heartnet.predictions import CEILING, read_predictions, score_table
 from heartnet.simulate.ceiling import ceiling, expected_auroc, lacking
@@ -137,12 +139,22 @@ def _print_ceiling(data: WeeksDataModule) -> None:
 
 
 def print_findings(folder: Path) -> Status | None:
-    """Print the newest findings of the run, worst first, and return the worst status; None if there are none."""
-    findings = latest([finding for file in sorted(folder.rglob("findings.jsonl")) for finding in read_jsonl(file)])
-    if not findings:
+    """Print the newest findings of the run and its folds, and return the worst status; if there are none, say why."""
+    skipped: list[str] = []
+    found: list[Finding] = []
+    for file in sorted(folder.rglob(FILE), key=lambda file: (len(file.parts), file)):
+        part = file.parent.relative_to(folder).as_posix()
+        found += in_part(read_jsonl(file, skipped), "" if part == "." else part)
+    for note in skipped:
+        print_line(f"Left out: {note}")
+    if not found:
+        configuration = folder / "config.yaml"
+        values = yaml.safe_load(configuration.read_text(encoding="utf-8")) if configuration.is_file() else None
+        print_line(f"No findings: {why_none(values or {})}.")
         return None
-    _console.print(findings_table(findings))
-    return findings[0].status
+    newest = latest(found)
+    _console.print(findings_table(newest))
+    return newest[0].status
 
 
 def _about(data: WeeksDataModule) -> str:

@@ -40,7 +40,7 @@ def render(figure: Figure) -> bytes:
 
 def test_initial_curve_lies_behind_the_present_on_a_log_axis() -> None:
     figure = amnesia_figure(profile_of(0.003), profile_of(0.1), step=1200, initial_step=5)
-    assert written(figure).endswith("Amnesia: what a reading does to the logit at the middle of the week   "
+    assert written(figure).endswith("Amnesia: what a reading does to the output at the middle of the week   "
                                     "(step 1,200; dashed: step 5)")  # fmt: skip
     panels = [ax for ax in figure.axes if ax.get_visible()]
     assert [ax.get_title("left") for ax in panels] == ["condition 0", "condition 1"]

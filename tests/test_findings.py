@@ -1,22 +1,19 @@
-"""Findings: one JSON object a line, the newest worst first, as tables, and where a run keeps them."""
+"""Findings: one JSON object a line, the newest worst first, and where a run keeps them."""
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from heartnet.errors import HeartnetError
 from heartnet.findings import (
     Finding,
     append_jsonl,
-    findings_markdown,
-    findings_table,
+    in_part,
     latest,
     publish,
     read_jsonl,
@@ -63,27 +60,10 @@ def test_newest_of_each_worst_first() -> None:
     assert [(each.where, each.status) for each in latest(rows)] == [("b", "fail"), ("a", "warn"), ("c", "pass")]
 
 
-def test_terminal_table_says_what_to_try_and_takes_brackets_as_they_are() -> None:
-    console = Console(file=io.StringIO(), width=120)
-    console.print(
-        findings_table(
-            [
-                finding(message="It forgets [bold]", try_=("model.readout=last", "model.forget_bias=chrono")),
-                finding("pass", where="layer[0]", message="nothing to say", value=12345.6, limit=None),
-                finding("fail", value=None),
-            ]
-        )
-    )
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    for expected in ("It forgets [bold]", "9.25 decades (1)", "layer[0]", "12,346 decades", "model.readout=last", "–"):
-        assert expected in text
-    assert "nothing to say" not in text
-
-
-def test_markdown_table_keeps_its_columns() -> None:
-    lines = findings_markdown([finding(message="a | b\nc", try_=("x=1", "y=2"))]).splitlines()
-    assert len(lines) == 3
-    assert lines[2] == r"| **fail** | amnesia | diabetes/midpoint | 9.25 decades (1) | a \| b c | `x=1`<br>`y=2` | 0 |"
+def test_a_fold_stands_before_where() -> None:
+    rows = [finding(), finding("pass", "a")]
+    assert [each.where for each in in_part(rows, "fold-1")] == ["fold-1: diabetes/midpoint", "fold-1: a"]
+    assert in_part(rows, "") == rows
 
 
 def trainer_of(folder: Path | None, texts: list[Any], **changes: Any) -> Any:
@@ -103,7 +83,7 @@ def test_publish_appends_and_shows_the_newest_of_all_checks(tmp_path: Path) -> N
     assert len(read_jsonl(tmp_path / "findings.jsonl")) == 3
     tag, text, step = texts[-1]
     assert (tag, step) == ("findings", 7)
-    assert [line.split("|")[3].strip() for line in text.splitlines()[2:]] == ["b", "a"]
+    assert [line.split("|")[3].strip() for line in text.splitlines()[2:]] == ["b", ""]
 
 
 def test_publish_falls_back_to_the_root_and_leaves_other_ranks_and_dev_runs_alone(tmp_path: Path) -> None:

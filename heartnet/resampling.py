@@ -1,0 +1,200 @@
+"""Intervals from resampling people: all weeks of a person are drawn together, and models on the same people.
+
+Weeks of one person resemble one another, so an interval from resampling weeks is too narrow by far. An interval from
+here says how much a score would vary with other people in the test; the training is taken as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Bool, Float, Shaped
+
+Statistic = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+"""Takes how often each week was drawn, `[week, draw]`, and returns the score of each draw, `[draw]`, NaN if there is
+none; or several scores, `[score, draw]`."""
+
+_CELLS = 1_000_000
+"""Weeks times draws worked on at once."""
+
+_GROUPS = 200
+"""Of users, left out one after the other to find the acceleration; with fewer users each is one. It is the same number
+to expect of any groups, since in a sum of squares or of cubes what independent users have to do with one another is 0
+on average."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score, and an interval that is to hold the true one; NaN where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def interval(
+    statistic: Statistic,
+    users: Shaped[np.ndarray, " week"],
+    strata: Shaped[np.ndarray, " week"] | None = None,
+    *,
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return a score with its interval from resampling users; as `intervals`, for a statistic of one score."""
+    return intervals(lambda weights: statistic(weights)[None], users, strata, draws=draws, level=level, seed=seed)[0]
+
+
+def intervals(
+    statistic: Statistic,
+    users: Shaped[np.ndarray, " week"],
+    strata: Shaped[np.ndarray, " week"] | None = None,
+    *,
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[Interval]:
+    """Return scores with their intervals from resampling users (bias-corrected and accelerated).
+
+    All scores are of the same draws: of two models and their difference, the interval of the difference is a paired
+    one. The same users, strata, draws and seed give the same draws, whatever the scores. Draws for which a score is NaN
+    are left out of its interval.
+
+    Source: B. Efron, "Better bootstrap confidence intervals", Journal of the American Statistical Association 82, 1987;
+    the acceleration from leaving out users, or groups of them, one at a time.
+
+    Args:
+        statistic: the scores, `[score, draw]`.
+        users: whose week each is.
+        strata: of each week, the same for all weeks of a user; as many users of each stratum are drawn as there are.
+            `by_label` makes them. None draws from all.
+        draws: resamples.
+        level: probability that an interval is to hold the truth.
+        seed: of the draws.
+    """
+    _, user = np.unique(users, return_inverse=True)
+    values = statistic(np.ones((len(user), 1)))[:, 0]
+    count = int(user.max(initial=-1)) + 1
+    if count < 2:
+        return [Interval(float(value), math.nan, math.nan) for value in values]
+    stratum = np.zeros(count, dtype=np.int64)
+    if strata is not None:
+        stratum[user] = np.unique(strata, return_inverse=True)[1]
+    rng = np.random.default_rng(seed)
+    group = (rng.permutation(count) % min(count, _GROUPS))[user]
+    step = max(_CELLS // len(user), 1)
+    drawn = [
+        statistic(_draw(stratum, min(step, draws - first), rng)[user]) for first in range(0, draws, step)
+    ]  # fmt: skip
+    groups = np.arange(group.max() + 1)
+    left_out = [
+        statistic((group[:, None] != groups[first : first + step]).astype(np.float64))
+        for first in range(0, len(groups), step)
+    ]
+    each = zip(values, np.concatenate(drawn, axis=1), np.concatenate(left_out, axis=1), strict=True)
+    return [Interval(float(value), *_bca(float(value), some, others, level)) for value, some, others in each]
+
+
+def by_label(users: Shaped[np.ndarray, " week"], value: Float[np.ndarray, " week"]) -> Bool[np.ndarray, " week"]:
+    """Return strata for a condition: whether the week's user has it in any week.
+
+    So that each draw holds both classes, and the interval speaks of the ranking, which does not depend on how many have
+    the condition, not of the luck of how many happen to be drawn. With a rare condition draws without anybody who has
+    it would otherwise have to be thrown away.
+    """
+    names, user = np.unique(users, return_inverse=True)
+    has = np.bincount(user, value == 1, minlength=len(names)) > 0
+    found: npt.NDArray[np.bool_] = has[user]
+    return found
+
+
+def auroc(score: Float[np.ndarray, " week"], value: Float[np.ndarray, " week"]) -> Statistic:
+    """Return the statistic "area under the ROC curve": ties count half; NaN for a draw with one class.
+
+    Args:
+        score: any monotone score.
+        value: 1 or 0.
+    """
+    order = np.argsort(score, kind="stable")
+    ends = np.flatnonzero(np.diff(score[order], append=np.inf))
+    group = np.searchsorted(ends, np.arange(len(order)))
+    positive = value[order] == 1
+
+    def statistic(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        drawn = weights[order]
+        below = np.cumsum(np.where(positive[:, None], 0.0, drawn), axis=0)
+        negatives = below[-1]
+        below = below[ends]  # negatives up to and with each group of equal scores
+        before = np.concatenate([np.zeros((1, below.shape[1])), below[:-1]])
+        ahead = (below + before)[group[positive]] / 2
+        have = drawn[positive]
+        with np.errstate(invalid="ignore"):
+            found: npt.NDArray[np.float64] = (have * ahead).sum(axis=0) / (have.sum(axis=0) * negatives)
+        return found
+
+    return statistic
+
+
+def mean(each: Float[np.ndarray, " week"]) -> Statistic:
+    """Return the statistic "mean over weeks", of absolute errors, for example."""
+
+    def statistic(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        found: npt.NDArray[np.float64] = (each @ weights) / weights.sum(axis=0)
+        return found
+
+    return statistic
+
+
+def explained(score: Float[np.ndarray, " week"], value: Float[np.ndarray, " week"]) -> Statistic:
+    """Return the statistic "share of variance explained", R²; NaN for a draw whose weeks are all alike."""
+    # About its mean, so that the variance is no difference of large numbers.
+    away = value - value.mean()
+    error = (value - score) ** 2
+
+    def statistic(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        total = weights.sum(axis=0)
+        spread = (away**2) @ weights - (away @ weights) ** 2 / total
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found: npt.NDArray[np.float64] = 1 - (error @ weights) / np.where(spread > 1e-12 * total, spread, np.nan)
+        return found
+
+    return statistic
+
+
+def _draw(stratum: npt.NDArray[np.int64], draws: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Return how often each user is drawn, `[user, draw]`."""
+    found = np.empty((len(stratum), draws))
+    for each in np.unique(stratum):
+        members = np.flatnonzero(stratum == each)
+        picked = rng.integers(0, len(members), (draws, len(members))) + len(members) * np.arange(draws)[:, None]
+        found[members] = np.bincount(picked.ravel(), minlength=draws * len(members)).reshape(draws, -1).T
+    return found
+
+
+def _bca(
+    value: float, drawn: npt.NDArray[np.float64], left_out: npt.NDArray[np.float64], level: float
+) -> tuple[float, float]:
+    """Return the limits; those of the plain percentiles where the correction is not defined."""
+    from scipy.special import ndtr, ndtri
+
+    drawn, left_out = drawn[np.isfinite(drawn)], left_out[np.isfinite(left_out)]
+    if len(drawn) == 0 or math.isnan(value):
+        return math.nan, math.nan
+    share = ((drawn < value).mean() + (drawn <= value).mean()) / 2
+    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    if 0 < share < 1 and len(left_out) > 1:
+        away = left_out.mean() - left_out
+        size = (away**2).sum() ** 1.5
+        acceleration = float((away**3).sum() / (6 * size)) if size > 0 else 0.0
+        bias = ndtri(share)
+        shifted = bias + ndtri(tails)
+        tails = ndtr(bias + shifted / np.maximum(1 - acceleration * shifted, 0.1))
+    low, high = np.quantile(drawn, tails)
+    return float(low), float(high)

@@ -1,0 +1,209 @@
+"""What the overfit check found, as findings: what was learned by heart, why not, and what learning it means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from heartnet.diagnostics.overfit import Fit, Normalisation
+from heartnet.diagnostics.overfit_answers import UNITS
+from heartnet.diagnostics.overfit_causes import Cause
+from heartnet.diagnostics.overfit_simple import Simple
+from heartnet.findings import Finding, Status
+
+CHECK = "overfit_check"
+EASY = 0.99
+"""AUROC of a simple model on weeks that it did not see, from which a task is too easy to tell much."""
+FLIPPED, CERTAIN = 0.1, 1e-3
+"""From which share of labels, and up to which p-value, labels look flipped."""
+UNRELATED = 0.65
+"""AUROC that the simple models, all targets together, must certainly stay below before labels are doubted."""
+
+
+def names_of(outputs: Sequence[str], fit: Fit) -> tuple[str, ...]:
+    """Return a name for each number in `fit.fits`: the module's names where as many, else `output_0` and so on."""
+    count = len(fit.fits[0]) if fit.fits else 0
+    wide = fit.first is not None and fit.first.scores.shape[1] != count
+    if wide:
+        return ("mean",)
+    return tuple(outputs) if len(outputs) == count else tuple(f"output_{i}" for i in range(count))
+
+
+def learned(
+    fit: Fit, names: Sequence[str], seconds: float, normalisation: Normalisation, *, certain: bool
+) -> list[Finding]:
+    """Return a finding for each output: learned by heart or not.
+
+    Args:
+        certain: whether what was not learned is a fault; otherwise the budget may have been too small.
+    """
+    how = f"{fit.optimiser}, {_normalised(normalisation)}"
+    if not fit.fits or fit.last is None or fit.kind is None:
+        return [_unscored(fit, how)]
+    found = []
+    for i, (name, value) in enumerate(zip(names, fit.fits[-1], strict=True)):
+        weeks = _weeks(fit, i)
+        if math.isnan(value):
+            message = f"not tested: {weeks}, so there is nothing to tell apart"
+            found.append(Finding(CHECK, "pass", name, None, fit.limit, UNITS[fit.kind], message))
+            continue
+        status: Status = "pass" if value >= fit.limit else "fail"
+        if status == "pass":
+            message = f"learned by heart in {fit.steps} steps: {weeks} ({how})"
+        elif fit.ended == "seconds":
+            status, message = "warn", f"could not tell within {seconds:g} s: {fit.steps} steps on {weeks} ({how})"
+        else:
+            status = status if certain else "warn"
+            message = f"not learned by heart in {fit.steps} steps: {weeks} ({how})"
+        found.append(Finding(CHECK, status, name, float(value), fit.limit, UNITS[fit.kind], message))
+    return found
+
+
+def why(cause: Cause, fit: Fit, weeks: Sequence[str], settings: Mapping[str, object]) -> Finding:
+    """Return the finding that says what the evidence points to."""
+    message = f"{_NAMES[cause.name]}: {cause.message}"
+    if cause.name in ("capacity", "labels", "unknown") and fit.margins is not None and len(fit.margins) == len(weeks):
+        wrong = [weeks[i] for i in np.argsort(fit.margins)[:3] if fit.margins[i] < 0]
+        message += f". Most often wrong: {', '.join(wrong)}" if wrong else ""
+    status: Status = "fail" if cause.certain else "warn"
+    return Finding(CHECK, status, f"cause/{cause.name}", None, None, "", message, _overrides(cause, fit, settings))
+
+
+def in_spite(fit: Fit) -> list[Finding]:
+    """What stood in the way of learning by heart, and did not hinder it."""
+    found = []
+    if fit.last is not None and fit.last.squashed_by:
+        found.append(
+            f"the network's scores go through a {fit.last.squashed_by} before a loss that wants logits. These few "
+            "weeks are put in order all the same; the loss cannot fall as far as it should"
+        )
+    for names, what in ((fit.left_out, "in no optimiser"), (fit.still, "without a gradient")):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            found.append(f"these few weeks are learned, but with {', '.join(names[:3])}{more} {what}")
+    return [Finding(CHECK, "warn", "cause/architecture", None, None, "", f"architecture: {each}") for each in found[:1]]
+
+
+def easy(simple: Sequence[Simple | None], names: Sequence[str]) -> list[Finding]:
+    """Return a warning if there are targets that a simple model tells on weeks it did not see."""
+    told = {name: each for name, each in zip(names, simple, strict=False) if each is not None and each.auroc >= EASY}
+    if not told:
+        return []
+    message = (
+        f"{', '.join(told)}: so easy that learning it by heart means little. A logistic regression on simple features "
+        f"tells {min(each.weeks for each in told.values())} weeks apart that it was not fitted on; a synthetic target "
+        "would ask more of the network"
+    )
+    value = min(each.auroc for each in told.values())
+    return [Finding(CHECK, "warn", "easy", value, EASY, "AUROC of logistic regression", message)]
+
+
+def flipped(simple: Sequence[Simple | None], names: Sequence[str], weeks: Sequence[str]) -> list[Finding]:
+    """Return a warning for each target that has labels opposite to what nearly all weeks like them have."""
+    found = []
+    for name, each in zip(names, simple, strict=False):
+        if each is None or each.flipped < FLIPPED or each.certain > CERTAIN:
+            continue
+        suspects = ", ".join(weeks[i] for i in each.suspects[:5])
+        found.append(
+            Finding(
+                CHECK,
+                "warn",
+                f"{name}/labels",
+                each.flipped,
+                FLIPPED,
+                "of labels",
+                f"labels: about {each.flipped:.0%} of {each.weeks} look flipped: a logistic regression is certain of "
+                f"the opposite (p = {each.certain:.0e}). A network learns them "
+                f"by heart all the same. Look at {suspects}",
+            )
+        )
+    return found
+
+
+def doubtful(simple: Sequence[Simple | None]) -> bool:
+    """Whether simple models see no relation between labels and inputs, in weeks enough to see one."""
+    told = [each for each in simple if each is not None]
+    if not told:
+        return False
+    mean = float(np.mean([each.auroc for each in told]))
+    wide = float(np.sqrt(np.mean([each.half_width**2 for each in told]) / len(told)))
+    return mean + wide < UNRELATED and mean - wide <= 0.5 and all(each.auroc - each.half_width <= 0.5 for each in told)
+
+
+def unrelated(fit: Fit, shuffled: Sequence[Fit], simple: Sequence[Simple | None]) -> list[Finding]:
+    """Return a warning if the real labels are learned no faster than shuffled ones."""
+    passes = min(len(each.losses) for each in (fit, *shuffled))
+    own = float(np.mean(fit.losses[:passes]))
+    others = [float(np.mean(each.losses[:passes])) for each in shuffled]
+    if own < min(others):
+        return []
+    told = [each for each in simple if each is not None]
+    return [
+        Finding(
+            CHECK,
+            "warn",
+            "labels",
+            float(np.mean([each.auroc for each in told])),
+            0.5,
+            "AUROC of logistic regression",
+            f"labels: nothing here ties them to the inputs. On {told[0].weeks} weeks a logistic regression is at "
+            f"chance, and the network learns shuffled labels as fast (mean loss {np.mean(others):.3g}) "
+            f"as these ({own:.3g}). "
+            "Effects may be weak; or labels may stand beside the wrong weeks: follow one by hand from its source",
+        )
+    ]
+
+
+_NAMES = {
+    "learning_rate": "learning rate",
+    "capacity": "capacity",
+    "input": "input",
+    "labels": "labels",
+    "architecture": "architecture",
+    "loss": "loss",
+    "budget": "budget",
+    "unknown": "no cause was found",
+}
+
+
+def _normalised(normalisation: Normalisation) -> str:
+    by = "by the batch" if normalisation == "batch" else "by the statistics at the start"
+    return f"no dropout, weight decay, schedule; normalisation {by}"
+
+
+def _weeks(fit: Fit, output: int) -> str:
+    assert fit.last is not None
+    if fit.last.targets.shape[1] != len(fit.fits[-1]):
+        return f"{len(fit.last.targets)} weeks"
+    targets = fit.last.targets[:, output]
+    known = targets[~targets.isnan()]
+    if fit.kind == "values":
+        return f"{len(known)} weeks"
+    return f"{len(known)} weeks, {int((known > 0.5).sum())} positive"
+
+
+def _unscored(fit: Fit, how: str) -> Finding:
+    course = f"the loss went from {fit.losses[0]:.3g} to {fit.losses[-1]:.3g}" if fit.losses else "no step was taken"
+    return Finding(
+        CHECK, "warn", "scores", None, None, "",
+        "could not tell: the training step gives no loss function of torch.nn.functional its scores and targets "
+        f"({course} in {fit.steps} steps, {how}); give OverfitCheck(scores=lambda module, batch: (scores, targets))",
+    )  # fmt: skip
+
+
+def _overrides(cause: Cause, fit: Fit, settings: Mapping[str, object]) -> tuple[str, ...]:
+    """Return overrides that exist, for a module of heartnet; nothing for others."""
+    if cause.factor is not None and "module.learning_rate" in settings:
+        return (f"module.learning_rate={_plain(fit.rate * cause.factor)}",)
+    if cause.name == "capacity" and isinstance(width := settings.get("model.conv_units"), int):
+        return (f"model.conv_units={2 * width}",)
+    if cause.name == "budget" and settings:
+        return (f"callbacks.overfit_check.steps={4 * fit.steps}",)
+    return ()
+
+
+def _plain(value: float) -> str:
+    return f"{value:.0e}".replace("e-0", "e-").replace("e+00", "")

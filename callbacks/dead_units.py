@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -10,14 +11,15 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 
+from heartnet.diagnostics.between_looks import Between, BetweenLooks
 from heartnet.diagnostics.dead_units import LayerUnits, look, unseen
 from heartnet.diagnostics.dead_verdict import CHECK
 from heartnet.diagnostics.deaths import Deaths
-from heartnet.diagnostics.unit_gradients import GradientNorms, UnitGradients
+from heartnet.diagnostics.unit_gradients import GradientNorms, UnitGradient, UnitGradients
 from heartnet.errors import HeartnetError
 from heartnet.findings import Finding, publish
 
-_GATES = ("input", "forget", "cell", "output", "reset", "update", "new")
+_BETWEEN = 8  # batches that are watched between two looks
 
 
 class DeadUnits(lightning.Callback):
@@ -88,25 +90,55 @@ class DeadUnits(lightning.Callback):
         self.every_n_steps, self.confirm, self.limit, self.histograms = every_n_steps, confirm, limit, histograms
         self.deaths = Deaths()
         self._gradients: UnitGradients | None = None
+        self._between: BetweenLooks | None = None
+        self._last: deque[tuple[Any, int]] = deque(maxlen=confirm)
+        self._since: tuple[dict[str, UnitGradient], dict[str, Between]] | None = None  # what was seen since a look
+        self._resumed: dict[str, Any] = {}
         self._norms = GradientNorms()
         self._batches = self._looks = 0
         self._failed = ""
         self._pending: list[Finding] = []
 
+    def state_dict(self) -> dict[str, Any]:
+        if self._gradients is None:
+            return self._resumed
+        return {
+            "deaths": self.deaths.state_dict(),
+            "gradients": self._gradients.state_dict(),
+            "norms": self._norms.state_dict(),
+            "batches": self._batches,
+            "looks": self._looks,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._resumed = state_dict
+
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        del trainer
-        prefix = _prefix(pl_module)
+        prefix, known = _prefix(pl_module), self._resumed if trainer.global_step > 0 else {}
         self.deaths = Deaths(self.confirm, self.limit, _settings(pl_module), hidden=unseen(pl_module, prefix))
         self._gradients, self._norms = UnitGradients(pl_module, prefix), GradientNorms()
+        self._between, self._last = BetweenLooks(pl_module, prefix), deque(maxlen=self.confirm)
         self._batches, self._looks, self._failed, self._pending = 0, 0, "", []
+        if known:
+            self.deaths.load_state_dict(known["deaths"])
+            self._gradients.load_state_dict(known["gradients"])
+            self._norms.load_state_dict(known["norms"])
+            self._batches, self._looks = known["batches"], known["looks"]
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         number, self._batches = self._batches, self._batches + 1
         early = number < self.every_n_steps and number & (number - 1) == 0
-        if (early or number % self.every_n_steps == 0) and trainer.is_global_zero and not self._failed:
+        self._last.append((batch, batch_idx))
+        if early or number % self.every_n_steps == 0:
             self._look(trainer, pl_module, batch, batch_idx)
+        elif number % max(1, self.every_n_steps // _BETWEEN) == 0 and self._between is not None:
+            self._between.start(trainer.global_step, batch)
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        if self._between is not None:
+            self._between.stop()
 
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
@@ -119,16 +151,31 @@ class DeadUnits(lightning.Callback):
         del pl_module
         self._publish(trainer, together=True)
 
+    def on_exception(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
+        self.teardown(trainer, pl_module, "fit")
+
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        del pl_module
+        self._since = None
+        while self._last:
+            self._look(trainer, pl_module, *self._last.popleft(), last=True)
+        self._pending = list({each.where: each for each in self._pending}.values())  # the last word on each
         self._pending += [] if self._failed else self.deaths.end(trainer.global_step)
         self._publish(trainer, together=True)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         del trainer, pl_module, stage
-        self._gradients, self._norms = None, GradientNorms()
+        if self._between is not None:
+            self._between.stop()
+        self._resumed = self.state_dict()  # for a checkpoint that is written now
+        self._between, self._gradients, self._norms = None, None, GradientNorms()
+        self._last.clear()
 
-    def _look(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, index: int) -> None:
+    def _look(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, index: int, *,
+        last: bool = False,
+    ) -> None:  # fmt: skip
+        if self._failed:
+            return
         step, plugin = trainer.global_step, trainer.strategy.precision_plugin
         try:
             layers = look(pl_module, batch, index, plugin.train_step_context, _prefix(pl_module))
@@ -136,18 +183,25 @@ class DeadUnits(lightning.Callback):
             what = f"{type(error).__name__}: {' '.join(str(error).split())}"
             self._give_up(f"the training step cannot be done again on a copy ({what})", step)
         else:
-            if layers:
-                self._judge(trainer, layers, step)
-            elif not self._looks:  # later, it is a batch that the module leaves out
+            if layers and trainer.is_global_zero:
+                self._judge(trainer, layers, step, last=last)
+            elif not layers and not self._looks:  # later, it is a batch that the module leaves out
                 self._give_up("no convolution, linear or recurrent layer of it ran", step)
-        self._publish(trainer, together=False)
+        if not last:
+            self._publish(trainer, together=False)
 
-    def _judge(self, trainer: lightning.Trainer, layers: Sequence[LayerUnits], step: int) -> None:
-        gradients = {} if self._gradients is None else self._gradients.read()
-        self._pending += self.deaths.see(step, layers, gradients, self._norms.before)
+    def _judge(self, trainer: lightning.Trainer, layers: Sequence[LayerUnits], step: int, *, last: bool) -> None:
+        assert self._gradients is not None
+        assert self._between is not None
+        if not last or not self._since:
+            self._since = self._gradients.read(), self._between.read()
+        self._pending += self.deaths.see(step, layers, self._since[0], self._norms.before, self._since[1], last=last)
+        self._between.follow(layers)
+        if self._between.failed:
+            self.deaths.hidden["batches between looks"] = self._between.failed
         draw = self.histograms > 0 and self._looks % self.histograms == 0
         self._looks += 1
-        for logger in trainer.loggers:
+        for logger in trainer.loggers if not self._last or not last else ():  # of the last looks, the last
             logger.log_metrics(_scalars(self.deaths, layers), step=step)
             add_histogram = getattr(getattr(logger, "experiment", None), "add_histogram", None)
             if draw and add_histogram is not None:

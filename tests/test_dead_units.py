@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from heartnet.diagnostics.activations import ACTIVATIONS
 from heartnet.diagnostics.dead_units import LayerUnits, look
+from heartnet.diagnostics.recurrent import layers_of
 from heartnet.diagnostics.saturation import gate_shares, gates, stuck
 from heartnet.diagnostics.unit_counts import unit_counts
 from heartnet.diagnostics.unit_gradients import GradientNorms, UnitGradients
@@ -496,11 +497,57 @@ def test_chrono_biases_are_not_saturation() -> None:
         assert not units.saturated.any(), name
 
 
-def test_what_cannot_be_seen_of_a_recurrent_layer_is_said() -> None:
-    deep = looked(nn.GRU(3, 4, 3, dropout=0.5, batch_first=True), torch.randn(4, 9, 3))["network"]
-    assert "3 layers in one module" in deep.hidden
-    assert deep.stuck == {}
-    assert deep.moves.all()
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_layers_within_a_recurrent_module_are_those_of_modules_in_a_row(
+    kind: str, bidirectional: bool, packed: bool
+) -> None:
+    torch.manual_seed(0)
+    module = getattr(nn, kind)(3, 4, 3, bidirectional=bidirectional)
+    x, sizes = torch.randn(2, 7, 3), torch.tensor([5, 7])
+    directions = 2 if bidirectional else 1
+    first = torch.randn(3 * directions, 2, 4)
+    first = (first, first / 2) if kind == "LSTM" else first
+    if packed:
+        out, _ = module(pack_padded_sequence(x, sizes, batch_first=True, enforce_sorted=False), first)
+        expected, _ = pad_packed_sequence(out, batch_first=True)
+    else:
+        expected = module(x.transpose(0, 1), first)[0].transpose(0, 1)
+    state = torch.get_rng_state()
+    found = list(layers_of(module, x, sizes if packed else None, (x, first)))
+    assert torch.equal(state, torch.get_rng_state())
+    torch.testing.assert_close(found[-1][2], expected.detach())
+    assert [each[1].shape[2] for each in found] == [3, 4 * directions, 4 * directions]
+    if kind == "LSTM" and not packed and not bidirectional:
+        cell, (h, c) = nn.LSTMCell(3, 4), (each[0] for each in first)
+        for name, value in cell.named_parameters():
+            value.data.copy_(module.get_parameter(f"{name}_l0"))
+        for t in range(7):
+            h, c = cell(x[:, t], (h, c))
+            torch.testing.assert_close(found[0][2][:, t], h.detach())
+    for name, value in found[1][0].named_parameters():
+        assert torch.equal(value, module.get_parameter(name.replace("_l0", "_l1")))
+
+
+def test_saturated_gates_of_inner_layers() -> None:
+    torch.manual_seed(0)
+    for bidirectional in (False, True):
+        lstm = nn.LSTM(3, 4, 3, dropout=0.5, batch_first=True, bidirectional=bidirectional)
+        suffix = "_reverse" if bidirectional else ""
+        with torch.no_grad():
+            lstm.get_parameter(f"bias_ih_l1{suffix}")[8:10] = 40  # the candidate of two units of the middle layer
+        found = looked(lstm, torch.randn(5, 30, 3))
+        assert list(found) == ["network.l0", "network.l1", "network.l2"]
+        assert found["network.l1"].saturated.tolist() == [False] * 4 * bidirectional + [True, True, False, False]
+        assert found["network.l1"].stuck[f"cell{suffix}"] == 0.5
+        assert not found["network.l0"].saturated.any()
+        assert not found["network.l2"].saturated.any()
+    projected = looked(nn.LSTM(3, 6, 2, proj_size=2, batch_first=True), torch.randn(5, 30, 3))
+    assert set(projected["network.l0"].stuck) == {"input", "forget", "cell", "output"}
+
+
+def test_plain_recurrent_layers() -> None:
     plain = nn.RNN(3, 4, batch_first=True)
     with torch.no_grad():
         plain.bias_ih_l0[0] = 50
@@ -559,6 +606,9 @@ def test_spikes_against_the_median() -> None:
     assert early is not None
     assert early.gradient == pytest.approx(1)
     assert norms.before(3) is None
+    again = GradientNorms()
+    again.load_state_dict(norms.state_dict())
+    assert again.before(41) == spike
     parameter.grad = torch.tensor([math.nan, 0.0])
     norms.see(50, optimizer)
     wild = norms.before(50)

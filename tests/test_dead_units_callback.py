@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as lightning
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.demos.lstm import LightningLSTM
 from pytorch_lightning.demos.transformer import LightningTransformer
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -20,6 +21,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from callbacks.dead_units import DeadUnits
+from heartnet.diagnostics.between_looks import BetweenLooks
+from heartnet.diagnostics.dead_units import look
 from heartnet.errors import HeartnetError
 from heartnet.findings import Finding, read_jsonl
 from heartnet.model import DeepHeart, HourlyCNN
@@ -142,16 +145,39 @@ def test_a_death_in_the_middle_is_dated(tmp_path: Path, seed: int) -> None:
         assert callback.deaths.states[each.where].dead >= 0.1
 
 
-def test_a_layer_that_died_too_late_to_be_sure_does_not_pass(tmp_path: Path) -> None:
-    class DiesLate(Pairs):
-        def training_step(self, batch: Any, index: int) -> Any:
-            if self.trainer.global_step == 9:
-                self.first.bias.data.sub_(50)
-            return super().training_step(batch, index)
+class DiesLate(lightning.Callback):
+    """Drives the biases of the first units of `first` down before or after one step."""
 
-    found, _ = fit(tmp_path, DiesLate(), pairs(), DeadUnits(), max_epochs=5)
-    assert [each.status for each in found] == ["warn"]
-    assert "all units of first were silent at the last look" in found[0].message
+    def __init__(self, units: int, step: int, *, after: bool = False) -> None:
+        self.units, self.step, self.after = units, step, after
+
+    def _push(self, trainer: lightning.Trainer, module: Any, step: int) -> None:
+        if trainer.global_step == step:
+            module.first.bias.data[: self.units] -= 50
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
+        self._push(trainer, pl_module, -1 if self.after else self.step)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
+        self._push(trainer, pl_module, self.step + 1 if self.after else -1)
+
+
+@pytest.mark.parametrize("units", [6, 12])
+@pytest.mark.parametrize(("step", "after"), [(18, False), (19, False), (19, True)])
+def test_a_death_in_the_last_steps_of_a_short_run_is_found(tmp_path: Path, units: int, step: int, after: bool) -> None:
+    """20 steps; regular looks at 0, 1, 2, 4, 8 and 16."""
+    trainer_of(tmp_path, [DiesLate(units, step, after=after), DeadUnits()], max_epochs=5).fit(Pairs(), pairs())
+    (found,) = read_jsonl(tmp_path / "findings.jsonl")
+    assert (found.where, found.value, found.status, found.step) == ("first", units / 12, "fail", 20)
+    assert f"died in step {step if after else step - 1}" in found.message
+
+
+def test_what_died_with_too_few_batches_to_be_sure_does_not_pass(tmp_path: Path) -> None:
+    callbacks = [DiesLate(6, 1, after=True), DeadUnits()]
+    trainer_of(tmp_path, callbacks, max_epochs=1, limit_train_batches=2).fit(Pairs(), pairs())
+    (found,) = read_jsonl(tmp_path / "findings.jsonl")
+    assert (found.where, found.status) == ("network", "warn")
+    assert "50% of the units of first were silent at the last look, and too few looks followed" in found.message
 
 
 def test_the_gradient_spike_before_a_death_is_named(tmp_path: Path) -> None:
@@ -168,7 +194,8 @@ def test_the_gradient_spike_before_a_death_is_named(tmp_path: Path) -> None:
     assert [each.where for each in dead] == ["convolutions.2"]
     assert "They died in step 11; before it, the gradient was" in dead[0].message
     assert "times its median (step 11)" in dead[0].message
-    assert "learning rate" not in dead[0].message
+    assert "the learning rate was" not in dead[0].message
+    assert "What may help" in dead[0].message
 
 
 def test_a_network_that_is_no_number_any_more_does_not_pass(tmp_path: Path) -> None:
@@ -201,6 +228,9 @@ def test_leaky_relu_is_proposed_only_where_it_helps(tmp_path: Path) -> None:
     found, _ = fit(tmp_path, Elsewhere(), pairs())
     assert [each.where for each in worst(found)] == ["first"]
     assert worst(found)[0].try_ == ()
+    assert "What may help: a leaky ReLU in place of relu, a lower learning rate and biases that start at 0" in (
+        worst(found)[0].message
+    )
 
 
 def test_what_lives_again_is_said(tmp_path: Path) -> None:
@@ -233,8 +263,8 @@ def test_everything_arrives_in_tensorboard(tmp_path: Path) -> None:
     for gate in ("input", "forget", "cell", "output"):
         assert f"dead_units/lstm.back.1/saturated/{gate}" in tags["scalars"]
     steps = [each.step for each in events.Scalars("dead_units/convolutions.0/dead")]
-    assert steps == [0, 1, 2, 4, 8, 16, 24]
-    assert [each.value for each in events.Scalars("dead_units/convolutions.0/dead")] == [0, 0, 1, 1, 1, 1, 1]
+    assert steps == [0, 1, 2, 4, 8, 16, 24, 32]
+    assert [each.value for each in events.Scalars("dead_units/convolutions.0/dead")] == [0, 0, 1, 1, 1, 1, 1, 1]
     assert {each.value for each in events.Scalars("dead_units/convolutions.2/constant")} == {1}
     histograms = events.Histograms("dead_units/convolutions.0/before_activation")
     assert [each.step for each in histograms] == [0, 2, 8, 24]
@@ -432,8 +462,8 @@ def test_an_lstm_from_an_installed_library(tmp_path: Path) -> None:
     data = WikiText2Like()
     found, callback = fit(tmp_path, module, DataLoader(data, batch_size=4, drop_last=True), max_epochs=1)
     assert worst(found) == []
-    assert any("layers in one module" in why for why in callback.deaths.hidden.values())
-    assert "not seen: " in found[-1].message
+    assert {"model.rnn.l0", "model.rnn.l1"} <= set(callback.deaths.states)
+    assert callback.deaths.hidden == {}
     assert module.hidden is None  # its own state was not touched by the copy's
 
 
@@ -557,6 +587,157 @@ def test_a_resumed_run_gets_used_to_its_network_again(tmp_path: Path) -> None:
     trainer.fit(Usual(), pairs(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert callback.deaths.states["first"].dead >= 2 / 12
     assert worst(read_jsonl(tmp_path / "b" / "findings.jsonl")) == []
+
+
+def test_a_resumed_run_goes_on_with_the_history(tmp_path: Path) -> None:
+    """Cut at any epoch and gone on with, a run says what the uncut run says; the checkpoint is weights-only."""
+
+    def run(name: str, path: Path | None = None) -> tuple[DeadUnits, list[Finding]]:
+        torch.manual_seed(0)
+        callback, keep = DeadUnits(every_n_steps=4), ModelCheckpoint(tmp_path / "kept", save_top_k=-1)
+        callbacks: list[Any] = [DiesLate(8, 10), callback, *([] if path else [keep])]
+        trainer = trainer_of(tmp_path / name, callbacks, max_epochs=6, enable_checkpointing=path is None)
+        trainer.fit(Pairs(), pairs(shuffle=False), ckpt_path=path, weights_only=None if path is None else True)
+        return callback, read_jsonl(tmp_path / name / "findings.jsonl")
+
+    whole, expected = run("whole")
+    assert [each.step for each in expected] == [20]  # the looks at 12, 16 and 20 agree
+    assert "died in step 9" in expected[0].message
+    cut = tmp_path / "kept" / "epoch=3-step=16.ckpt"
+    resumed, found = run("resumed", cut)
+    assert found == expected
+    assert resumed.deaths.states == whole.deaths.states
+    assert resumed._batches == whole._batches
+
+
+def test_the_share_of_active_time_is_that_of_the_batches_since_the_last_look(tmp_path: Path) -> None:
+    """A unit that is active in every batch but those that are looked at, and one that is active in half of them."""
+
+    class Odd(Pairs):
+        def training_step(self, batch: Any, index: int) -> Any:
+            step = self.trainer.global_step
+            with torch.no_grad():
+                self.first.weight.zero_()
+                self.first.bias.fill_(1.0)
+                self.first.bias[0] = -1.0 if step % 16 == 0 or step in (1, 2, 4, 8) else 1.0
+                self.first.bias[1] = -1.0 if step % 4 < 2 else 1.0
+            return super().training_step(batch, index)
+
+    seen = []
+
+    class Watched(DeadUnits):
+        def _judge(self, trainer: Any, layers: Any, step: int, *, last: bool) -> None:
+            super()._judge(trainer, layers, step, last=last)
+            if step == 32 and self._since is not None:
+                seen.append((self._since[1]["first"], layers[0]))
+
+    _, callback = fit(tmp_path, Odd(), pairs(), Watched(every_n_steps=16), max_epochs=10, max_steps=39)
+    between, layer = seen[0]
+    # Watched: 18, 20, 22, 24, 26, 28, 30; each batch is of 16 pairs.
+    assert between.values.tolist() == [7 * 16] * 12
+    assert (between.active / 16)[:3].tolist() == [7, 4, 7]
+    assert between.last[:2].tolist() == [30, 30]
+    assert layer.active[0] == 0
+    assert callback.deaths.states["first"].dead == 0  # although three looks in a row found it silent
+
+
+def test_what_is_watched_between_looks_is_what_a_loop_counts() -> None:
+    torch.manual_seed(0)
+    network = compact("relu", conv_units=8, lstm_layers=1)
+    sums: dict[str, Any] = {}
+    module = OnWeeks(network)
+    between = BetweenLooks(module, "network.")
+    batch = next(iter(loader()))
+    between.follow(look(_Bare(network), batch, prefix="network."))
+    outputs: list[Tensor] = []
+    handle = network.convolutions[1].register_forward_hook(lambda *each: outputs.append(each[2].detach()))
+    between.start(5, batch)
+    network(batch["inputs"], batch["lengths"])
+    between.stop()
+    handle.remove()
+    sums = between.read()
+    valid = [outputs[0][i, :, :n] for i, n in enumerate(batch["lengths"].tolist())]
+    active = sum((each > 0).sum(dim=1) for each in valid)
+    spread = torch.stack([each.std(dim=1, correction=0) for each in valid]).mean(dim=0)
+    found = sums["convolutions.1"]
+    assert found.active.tolist() == active.tolist()  # type: ignore[union-attr]
+    assert found.values.tolist() == [int(batch["lengths"].sum())] * 8
+    torch.testing.assert_close(torch.from_numpy(found.spread), spread)
+    assert (found.last == torch.where(active > 0, 5, -1).numpy()).all()  # type: ignore[arg-type]
+    assert "lstm.ahead.0" in sums
+    assert not any(each._forward_hooks or each._forward_pre_hooks for each in module.modules())
+
+
+class _Bare(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        del index
+        score: Tensor = self.network(batch["inputs"], batch["lengths"]).score
+        return score.sum()
+
+
+def test_sums_before_the_activation_are_left_to_the_looks() -> None:
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+            self.norm = nn.BatchNorm1d(4)
+
+        def training_step(self, x: Tensor, index: int) -> Tensor:
+            del index
+            x = F.relu(self.a(x) + x)
+            x = F.relu(self.norm(self.b(x)))
+            y = self.c(x)
+            y += x
+            return F.relu(y).sum()
+
+    bounds = {each.name: each.bounds for each in look(Skip(), torch.randn(8, 4))}
+    assert bounds == {"a": None, "b": (0.0, float("inf")), "c": None}
+
+
+def test_the_layer_that_died_first_is_named(tmp_path: Path) -> None:
+    """15 of 16 units of the first layer die, one step later all of the second."""
+
+    class Three(Pairs):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.middle, self.second = nn.Linear(5, 16), nn.Linear(16, 16), nn.Linear(16, 1)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.second(F.relu(self.middle(F.relu(self.first(x)))))
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            del batch, batch_idx
+            if self.trainer.global_step == 9:
+                self.first.bias.data[:15] -= 50
+            if self.trainer.global_step == 10:
+                self.middle.bias.data -= 50
+
+    torch.manual_seed(0)
+    found, _ = fit(tmp_path, Three(), pairs(), max_epochs=8)
+    told = {each.where: each for each in found}
+    assert told["first"].value == 15 / 16
+    assert "died in step 8" in told["first"].message
+    assert "The first to die" not in told["first"].message
+    assert "what second is given does not vary" in told["middle"].message
+    assert told["middle"].message.endswith("The first to die or saturate were units of first, in step 8")
+
+
+def test_a_layer_whose_units_are_silent_but_not_surely_dead_is_no_riddle(tmp_path: Path) -> None:
+    """A unit that lives in one of many batches keeps its layer from being dead, and the next constant in most."""
+
+    class Flickers(Pairs):
+        def training_step(self, batch: Any, index: int) -> Any:
+            with torch.no_grad():
+                self.first.bias[:] = -100.0 if self.trainer.global_step % 4 != 3 else 100.0
+            return super().training_step(batch, index)
+
+    found, _ = fit(tmp_path, Flickers(), pairs(), max_epochs=8)
+    assert "second" not in {each.where for each in worst(found)}
+    assert any("first" in each.where or "first" in each.message for each in worst(found))
 
 
 def test_a_module_that_cannot_be_done_again_trains_on(tmp_path: Path) -> None:

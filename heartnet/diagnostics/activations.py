@@ -60,6 +60,10 @@ _MIXES = (
     "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "embedding", "softmax", "scaled_dot_product_attention",
     "multi_head_attention_forward", "lstm", "gru", "rnn_tanh", "rnn_relu", "cumsum", "sort", "fft", "bilinear",
 )  # fmt: skip
+_SAME_VALUES = frozenset({
+    "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "transpose", "permute", "movedim", "swapaxes",
+    "contiguous", "clone", "to", "float", "half", "bfloat16", "double", "type", "detach", "get", "dropout", "identity",
+})  # fmt: skip
 _KEEP_AXES = ("pool", "pad", "interpolate", "upsample")
 
 
@@ -72,12 +76,14 @@ class Place:
         through: the normalisation between the layer and what was seen; the same name if there is none.
         axis: of the tensor that holds the layer's units.
         order: when the layer ran; 0 is the first.
+        direct: the tensor holds what `through` put out, and nothing was added, pooled or cut.
     """
 
     name: str
     through: str
     axis: int
     order: int
+    direct: bool = True
 
 
 class Seen(Protocol):
@@ -166,7 +172,9 @@ class Trace(TorchFunctionMode):
         place = max(found, key=lambda each: each.order, default=None)
         if name.endswith("norm"):
             axis = result.dim() - 1 if name in ("layer_norm", "rms_norm") else min(1, result.dim() - 1)
-            place = replace(place, through=self._here()) if place is not None else self._new(axis)
+            place = replace(place, through=self._here(), direct=True) if place is not None else self._new(axis)
+        elif place is not None and name not in _SAME_VALUES:
+            place = replace(place, direct=False)
         self._mark(result, place)
 
     def _new(self, axis: int) -> Place:

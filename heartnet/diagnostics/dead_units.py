@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,11 @@ from torch import Tensor, nn
 
 from heartnet.diagnostics.activations import Activation, Place, Trace
 from heartnet.diagnostics.layers import plain_name
-from heartnet.diagnostics.replay import Replay, tensors_in
+from heartnet.diagnostics.recurrent import layers_of
+from heartnet.diagnostics.replay import Replay
 from heartnet.diagnostics.saturation import GATES, gate_shares, gates, sequences, stuck
 from heartnet.diagnostics.unit_counts import spread_sample, unit_counts, varies
+from heartnet.diagnostics.valid_steps import ValidSteps
 
 _LONG = 0.95  # of the time
 _ROUNDING = 1e-5  # of the largest value: what varies less does not vary
@@ -47,6 +48,8 @@ class LayerUnits:
         sample: some values before the activation, `[value]`.
         stuck: for each gate of a recurrent layer, the share of units that are saturated by it.
         hidden: what cannot be seen of this layer, in words; empty if all can.
+        bounds: where the output of module `through` is not flat in what follows; None if that output alone does not
+            tell, because something is added to it, or because no module puts it out.
     """
 
     name: str
@@ -63,6 +66,7 @@ class LayerUnits:
     sample: Floats
     stuck: Mapping[str, float]
     hidden: str = ""
+    bounds: tuple[float, float] | None = None
 
     @property
     def silent(self) -> Flags:
@@ -123,10 +127,11 @@ def _look(
     replay = Replay(module, context)
     if not replay.manual and not graph:
         replay.twin.requires_grad_(False)
-    tallies = _Tallies(_lengths_in(batch))
+    steps = ValidSteps(batch)
+    tallies = _Tallies(steps)
     for each in replay.twin.modules():
         if not isinstance(each, torch.jit.ScriptModule):  # which take no hooks
-            each.register_forward_pre_hook(tallies.find_lengths, with_kwargs=True)
+            each.register_forward_pre_hook(steps.find, with_kwargs=True)
     with Trace(replay.twin, prefix, tallies.see, tallies.see_recurrent):
         replay.step(batch, index)
     return tallies.read()
@@ -147,37 +152,32 @@ class _Tally:
     sample: Tensor | None = None
     gates: dict[str, Tensor] = field(default_factory=dict)
     hidden: str = ""
+    direct: bool = True  # what goes into the activation is what the layer puts out
+    outputs: int = 0
+    activations: int = 0
 
 
 class _Tallies:
-    def __init__(self, lengths: tuple[Tensor, int] | None) -> None:
-        self.lengths = lengths
-        self.found = False
+    def __init__(self, steps: ValidSteps) -> None:
+        self.steps = steps
         self.layers: dict[str, _Tally] = {}
-
-    def find_lengths(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Take the lengths that a module is called with: the batch may have been cut or augmented."""
-        if not self.found:
-            names = _arguments(module)
-            named = {**dict(zip(names, args, strict=False)), **kwargs}
-            for each in (named, *(value for value in named.values() if isinstance(value, Mapping))):
-                if (lengths := _lengths_in(each)) is not None:
-                    self.lengths, self.found = lengths, True
-                    return
 
     def see(self, place: Place, activation: Activation | str | None, values: Tensor) -> None:
         tally = self.layers.setdefault(place.name, _Tally(place))
-        values, steps = self._valid(values)
+        values, steps = self.steps.of(values)
         if activation == "input":
             tally.fed = _most(tally.fed, varies(values, steps).amax(dim=1))
         elif activation == "unknown":
             tally.activation = tally.activation or "unknown"
             tally.active = _plus(tally.active, (values != 0).sum(dim=(0, 1)))
         else:
+            tally.direct &= place.direct
+            tally.outputs += activation is None
             if isinstance(activation, Activation):
                 if tally.activation is None:
                     tally.counts = tally.counted = None
-                tally.place, tally.activation = place, activation
+                tally.direct &= tally.activation in (None, activation)
+                tally.place, tally.activation, tally.activations = place, activation, tally.activations + 1
             elif tally.activation is not None:
                 return  # the layer is used once more, and its activation comes
             self._add(tally, values, steps, activation)
@@ -193,34 +193,30 @@ class _Tallies:
 
     def see_recurrent(self, place: Place, module: nn.RNNBase, inputs: Any, output: Any) -> None:
         given = sequences(module, inputs, output)
-        tally = self.layers.setdefault(place.name, _Tally(place))
         if given is None:
+            tally = self.layers.setdefault(place.name, _Tally(place))
             tally.hidden = "what it is given is not a tensor or a packed sequence"
             return
         x, y, lengths = given
-        steps = lengths if lengths is not None else self._valid(y)[1]
+        if module.num_layers == 1:
+            self._see_recurrent(place, module, x, y, lengths)
+            return
+        for number, (layer, x_in, y_out) in enumerate(layers_of(module, x, lengths, inputs)):
+            name = f"{place.name}.l{number}"
+            self._see_recurrent(replace(place, name=name, through=name, direct=False), layer, x_in, y_out, lengths)
+
+    def _see_recurrent(self, place: Place, module: nn.RNNBase, x: Tensor, y: Tensor, lengths: Tensor | None) -> None:
+        tally = self.layers.setdefault(place.name, _Tally(place))
+        steps = lengths if lengths is not None else self.steps.of(y)[1]
         tally.fed = _most(tally.fed, varies(x, steps).amax(dim=1))
-        kind = type(module).__name__
-        tally.activation = None if kind in GATES else _PLAIN.get(str(getattr(module, "nonlinearity", "")))
+        tally.activation = None if module.mode in GATES else _PLAIN.get(module.mode)
+        tally.direct &= place.direct
+        tally.outputs += 1
+        tally.activations += tally.activation is not None
         self._add(tally, y, steps, tally.activation)
-        if module.num_layers > 1:
-            tally.hidden = f"of its {module.num_layers} layers in one module only the last can be seen, and no gates"
-        elif kind in GATES:
+        if module.mode in GATES:
             full = steps if steps is not None else torch.full((len(y),), y.shape[1], device=y.device)
             tally.gates = gate_shares(gates(module, x, y, full))
-
-    def _valid(self, values: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return values with the batch first, and how many positions of each sequence are no padding."""
-        if self.lengths is None:
-            return values, None
-        lengths, time = self.lengths
-        batch, positions = values.shape[:2]
-        if batch != len(lengths) and positions == len(lengths):
-            values = values.transpose(0, 1)
-            batch, positions = positions, batch
-        if batch != len(lengths) or positions == 1:
-            return values, None
-        return values, (lengths * positions // max(time, 1)).clamp(1, positions)
 
     def read(self) -> list[LayerUnits]:
         """Bring all sums to the host at once."""
@@ -247,8 +243,8 @@ class _Tallies:
 
 
 _PLAIN = {
-    "tanh": Activation("tanh", -0.9950, 0.9950, bounded=True),  # of outputs, which is what can be seen
-    "relu": Activation("relu", 0.0, np.inf, exact=True),
+    "RNN_TANH": Activation("tanh", -0.9950, 0.9950, bounded=True),  # of outputs, which is what can be seen
+    "RNN_RELU": Activation("relu", 0.0, np.inf, exact=True),
 }
 
 
@@ -271,7 +267,8 @@ def _units(
     by_gate = {gate: stuck(gate, low, high) for gate, (low, high) in shares.items()}
     for gate, units in by_gate.items():
         mine = slice(-len(units), None) if gate.endswith("_reverse") else slice(len(units))
-        saturated[mine] |= units
+        if saturated[mine].shape == units.shape:  # a projection mixes the units
+            saturated[mine] |= units
     return LayerUnits(
         name=name,
         through=t.place.through,
@@ -287,30 +284,14 @@ def _units(
         sample=sample[np.isfinite(sample)],
         stuck={gate: float(np.mean(units)) for gate, units in by_gate.items()},
         hidden=t.hidden,
+        bounds=_bounds(t),
     )
 
 
-def _arguments(module: nn.Module) -> list[str]:
-    try:
-        return list(inspect.signature(module.forward).parameters)
-    except (TypeError, ValueError):  # compiled code has none
-        return []
-
-
-def _lengths_in(value: Any) -> tuple[Tensor, int] | None:
-    """Return the lengths that stand in a mapping, and the positions of the sequences beside them."""
-    if not isinstance(value, Mapping):
-        return None
-    lengths = next((value[name] for name in ("lengths", "length") if isinstance(value.get(name), Tensor)), None)
-    if lengths is None or lengths.dim() != 1 or lengths.is_floating_point():
-        return None
-    sizes = _sizes(list(value.values()), len(lengths))
-    return (lengths, min(sizes)) if sizes else None
-
-
-def _sizes(values: Sequence[Any], batch: int) -> list[int]:
-    floats = [t for t in tensors_in(values) if t.is_floating_point() and t.dim() == 3 and len(t) == batch]
-    return [max(t.shape[1:]) for t in floats]
+def _bounds(t: _Tally) -> tuple[float, float] | None:
+    if isinstance(t.activation, Activation):
+        return (t.activation.low, t.activation.high) if t.direct and t.outputs == t.activations else None
+    return (-np.inf, np.inf) if t.activation is None and t.direct else None
 
 
 def _most(old: Tensor | None, new: Tensor) -> Tensor:

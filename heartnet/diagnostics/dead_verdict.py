@@ -77,9 +77,7 @@ def of_dead(
     """
     if not dead.any():
         return None
-    died, never = alive[dead & (alive >= 0)], float((dead & (alive < 0)).mean())
-    # Units that die together died of something: the step at which most did.
-    at = int(np.bincount(died).argmax()) if len(died) > never * len(dead) else -1
+    died, never, at = alive[dead & (alive >= 0)], float((dead & (alive < 0)).mean()), most_died(dead, alive)
     spike = before(at) if at >= 0 else None
     together = float((died == at).sum() / len(dead)) if spike is not None and spike.just_before(at) else 0.0
     limit = allowed.exceeded(dead, never, together)
@@ -97,9 +95,13 @@ def of_dead(
         )
     curable = allowed.settings.get("model.activation") in _CURABLE and layer.activation in _CURABLE
     cure = ("model.activation=leaky_relu",) if curable else ()
+    helps = [] if curable or layer.activation in (None, "unknown") else [f"a leaky ReLU in place of {layer.activation}"]
+    helps.append("a lower learning rate" + (" or clipped gradients" if together else ""))
+    helps += ["biases that start at 0"] if never else []
+    words.append(f"What may help: {_and(helps)}")
     share = float(dead.mean())
     status: Status = "fail" if share >= _HALF else "warn"
-    return Finding(CHECK, status, layer.name, share, limit, "of units", ". ".join(words), cure, step)
+    return Finding(CHECK, status, layer.name, share, limit, "of its units are dead", ". ".join(words), cure, step)
 
 
 def of_saturated(
@@ -124,7 +126,23 @@ def of_saturated(
     ]
     if follows:
         words.append(f"Because of it, what {_and(follows)} {'is' if len(follows) == 1 else 'are'} given does not vary")
-    return Finding(CHECK, "warn", layer.name, share, _HALF, "of units", ". ".join(words), (), step)
+    words.append("What may help: a lower learning rate, smaller weights at the start or a normalisation before it")
+    return Finding(CHECK, "warn", layer.name, share, _HALF, "of its units are saturated", ". ".join(words), (), step)
+
+
+def of_still(layer: LayerUnits, still: Mapping[str, Flags], follows: Sequence[str], step: int) -> Finding:
+    """Return the verdict on a layer that passes nothing on although few of its units are surely dead.
+
+    Args:
+        still: which units do not pass on anything that varies, by what they do.
+    """
+    parts = [f"{units.sum()} {name}" for name, units in still.items() if units.any()]
+    message = (
+        f"no unit of {layer.name} passes on anything that depends on the input ({_and(parts)}). Because of it, what "
+        f"{_and(follows)} {'is' if len(follows) == 1 else 'are'} given does not vary. What may help: a lower learning "
+        "rate, and biases that start at 0"
+    )
+    return Finding(CHECK, "fail", layer.name, 1.0, WHOLE, "of its units pass on nothing", message, (), step)
 
 
 def of_unexplained(names: Sequence[str], step: int) -> Finding:
@@ -133,7 +151,14 @@ def of_unexplained(names: Sequence[str], step: int) -> Finding:
         f"what {_and(names)} {'is' if len(names) == 1 else 'are'} given does not vary any more, and no layer before is "
         "wholly dead or saturated; it starts in something that cannot be seen, such as a function of one's own"
     )
-    return Finding(CHECK, "warn", names[0], 1.0, 0.0, "of units", message, (), step)
+    return Finding(CHECK, "warn", names[0], 1.0, 0.0, "of what it is given does not vary", message, (), step)
+
+
+def most_died(dead: Flags, alive: npt.NDArray[np.int64]) -> int:
+    """Return the last step at which most of the dead units lived; -1 if most never did."""
+    died = alive[dead & (alive >= 0)]
+    # Units that die together died of something: the step at which most did.
+    return int(np.bincount(died).argmax()) if len(died) > (dead & (alive < 0)).sum() else -1
 
 
 def _when(died: npt.NDArray[np.int64], at: int, spike: Spike | None) -> str:

@@ -108,7 +108,7 @@ def watch(
             tensor = _tensor(output, module)
             if tensor is None:
                 return
-            axis = _unit_axis(layer.kind, module, tensor, axes)
+            axis = unit_axis(layer.kind, module, tensor, axes)
             axes[tensor.shape] = axes[-tensor.dim(), tensor.shape[axis]] = axis
             seen(layer, units_last(tensor, axis))
 
@@ -139,7 +139,12 @@ def _tensor(output: Any, module: nn.Module) -> Tensor | None:
     return first if isinstance(first, Tensor) and first.is_floating_point() and first.dim() > 0 else None
 
 
-def _unit_axis(kind: Kind, module: nn.Module, tensor: Tensor, axes: Mapping[tuple[int, ...], int]) -> int:
+def unit_axis(kind: Kind, module: nn.Module, tensor: Tensor, axes: Mapping[tuple[int, ...], int]) -> int:
+    """Return which axis of a layer's output holds its units.
+
+    Args:
+        axes: of activations alone: what is known of other layers, by shape, and by (minus dimensions, units).
+    """
     if kind == "convolution":
         return tensor.dim() - 1 - _spatial(module)
     if kind == "normalisation" and not isinstance(module, nn.LayerNorm | nn.RMSNorm):

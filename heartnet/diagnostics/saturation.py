@@ -17,7 +17,7 @@ GATES: Mapping[str, tuple[str, ...]] = {
     "LSTM": ("input", "forget", "cell", "output"),
     "GRU": ("reset", "update", "new"),
 }
-"""Gates in the order in which PyTorch keeps their weights; `cell` and `new` are a tanh, the others sigmoids."""
+"""Gates by a module's `mode`, in the order of PyTorch's weights; `cell` and `new` are a tanh, the others sigmoids."""
 
 _TANH = ("cell", "new")
 _LONG = 0.95  # of the time
@@ -42,9 +42,9 @@ def gates(
         valid: steps of each sequence.
 
     Raises:
-        ValueError: the module has several layers, whose inner outputs cannot be seen, or is of another kind.
+        ValueError: the module has several layers (see `heartnet.diagnostics.recurrent`), or is of another kind.
     """
-    names = GATES.get(type(module).__name__)
+    names = GATES.get(module.mode)
     if names is None or module.num_layers > 1:
         raise ValueError(f"the gates of {module} cannot be computed from outside")
     found: dict[str, Tensor] = {}
@@ -79,7 +79,7 @@ def _before_activation(
     with torch.autocast(x.device.type, enabled=False):
         ours = F.linear(x.to(dtype), weights["ih"], biases["ih"])
         theirs = F.linear(state.to(dtype), weights["hh"], biases["hh"])
-    if isinstance(module, nn.LSTM):
+    if module.mode == "LSTM":
         return (ours + theirs).chunk(4, dim=1)
     (r, z, n), (hr, hz, hn) = ours.chunk(3, dim=1), theirs.chunk(3, dim=1)
     return r + hr, z + hz, n + torch.sigmoid(r + hr) * hn

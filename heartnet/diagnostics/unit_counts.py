@@ -24,6 +24,13 @@ def unit_counts(
     Args:
         steps: valid positions of each sequence; None if all are.
     """
+    return torch.cat([activity(values, steps, low, high), varies(values, steps)])
+
+
+def activity(
+    values: Float[Tensor, "batch position unit"], steps: Int[Tensor, " batch"] | None, low: float, high: float
+) -> Float[Tensor, "2 unit"]:
+    """Return the first two of `unit_counts`: values between `low` and `high`, and the spread over time."""
     positions = values.shape[1]
     valid = None if steps is None else _before(steps, positions)[..., None]
     # Counted as whole numbers: none is none, however many values there are; what is not a number is not flat.
@@ -40,7 +47,7 @@ def unit_counts(
         count = valid.sum(dim=1, keepdim=True)
         centred = (some - (some * valid).sum(dim=1, keepdim=True) / count) * valid
         spread = (centred.square().sum(dim=1) / count[:, 0]).sqrt().mean(dim=0)
-    return torch.cat([torch.stack([active.to(spread), spread]), varies(values, steps)])
+    return torch.stack([active.to(spread), spread])
 
 
 def varies(values: Tensor, steps: Tensor | None) -> Float[Tensor, "2 unit"]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +74,22 @@ class UnitGradients:
         self._state[0].masked_fill_(now != 0, step)
         torch.fmax(self._state[1], now, out=self._state[1])
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what is remembered, `[last, largest; unit]` by layer, as a checkpoint keeps it."""
+        parts = [] if self._state is None else self._state.cpu().tensor_split(self._ends[:-1], dim=1)
+        named = zip(self._biases, self._ever, parts, strict=False)
+        return {name: part.clone() for (name, _), ever, part in named if ever}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state_dict` returned; layers that are new, or of another size, begin anew."""
+        parts = []
+        for i, (name, bias) in enumerate(self._biases):
+            known = state.get(name)
+            self._ever[i] = known is not None and known.shape == (2, bias.numel())
+            start = torch.tensor([[-1.0], [0.0]]).expand(2, bias.numel())
+            parts.append(known.cpu().float() if self._ever[i] and known is not None else start)
+        self._state = torch.cat(parts, dim=1).to(self._biases[0][1].device) if parts else None
+
     def read(self) -> dict[str, UnitGradient]:
         """Return what is known of each layer's units by now; layers that never had a gradient are left out."""
         if self._state is None:
@@ -128,6 +146,23 @@ class GradientNorms:
             rate = max(float(group["lr"]) for group in optimizer.param_groups)
             self._steps.setdefault(which, deque(maxlen=_KEPT)).append((step, norm, rate))
 
+    def state_dict(self) -> dict[int, dict[str, Any]]:
+        """Return what is remembered, as a checkpoint keeps it."""
+        return {
+            which: {
+                "steps": [step for step, _, _ in each],
+                "norms": torch.stack([norm.float() for _, norm, _ in each]).cpu(),
+                "rates": [rate for _, _, rate in each],
+            }
+            for which, each in self._steps.items()
+        }
+
+    def load_state_dict(self, state: Mapping[int, Mapping[str, Any]]) -> None:
+        """Go on from what `state_dict` returned."""
+        for which, each in state.items():
+            norms = each["norms"].cpu().unbind()
+            self._steps[which] = deque(zip(each["steps"], norms, each["rates"], strict=True), maxlen=_KEPT)
+
     def before(self, step: int, window: int = 20, least: int = 5) -> Spike | None:
         """Return the largest norm in the `window` steps up to `step`; None with fewer than `least` steps known."""
         found = [
@@ -140,7 +175,7 @@ def _spike(steps: list[tuple[int, Tensor, float]], step: int, window: int, least
     steps = [each for each in steps if each[0] <= step]
     if len(steps) < least:
         return None
-    norms = torch.stack([norm.float() for _, norm, _ in steps]).cpu().numpy().astype(float)
+    norms = np.array(_to_host([norm for _, norm, _ in steps]))
     norms = np.where(np.isfinite(norms), norms, np.inf)
     rates = np.array([rate for _, _, rate in steps])
     recent = [i for i, each in enumerate(steps) if each[0] > step - window]
@@ -148,6 +183,14 @@ def _spike(steps: list[tuple[int, Tensor, float]], step: int, window: int, least
         return None
     high, fast = max(recent, key=lambda i: norms[i]), max(recent, key=lambda i: rates[i])
     return Spike(_ratio(norms, high), steps[high][0], _ratio(rates, fast), steps[fast][0])
+
+
+def _to_host(norms: Sequence[Tensor]) -> list[float]:
+    """Return numbers with one wait for the device; some may lie on the host, from a checkpoint."""
+    there = [i for i, norm in enumerate(norms) if norm.device.type != "cpu"]
+    brought = torch.stack([norms[i].float() for i in there]).tolist() if there else []
+    found = dict(zip(there, brought, strict=True))
+    return [found[i] if i in found else float(norm) for i, norm in enumerate(norms)]
 
 
 def _ratio(values: npt.NDArray[np.float64], at: int) -> float:

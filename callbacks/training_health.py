@@ -6,7 +6,6 @@ import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytorch_lightning as lightning
@@ -14,9 +13,11 @@ import torch
 from pytorch_lightning.loggers.logger import DummyLogger
 from torch import Tensor, nn
 
+from heartnet.diagnostics import health_gradients, start_verdicts
 from heartnet.diagnostics import health_verdicts as verdicts
-from heartnet.diagnostics import start_verdicts
 from heartnet.diagnostics.health import Health
+from heartnet.diagnostics.health_causes import Told
+from heartnet.diagnostics.health_passes import passes
 from heartnet.diagnostics.health_scores import Scores
 from heartnet.diagnostics.health_tags import scalars
 from heartnet.diagnostics.loss_calls import LossCalls
@@ -54,13 +55,16 @@ class TrainingHealth(lightning.Callback):
 
     Logs at looks, with `layer` for up to `layers` layers spread over the network:
         `training_health/gradient/{layer}`: norm of the gradient of the layer's weights, before clipping.
+        `training_health/gradient_to_largest/{layer}`: the same over that of the layer with most, 0 to 1.
+        `training_health/gradient_to_first/{layer}`: the same over what it was at the first look, before any step.
         `training_health/update/{layer}`: norm of the step's change over that of the weights; about 0.001 is healthy.
         `training_health/activation/{layer}`: root mean square of what it puts out.
         `training_health/gradient_norm`: of all weights, before clipping; `training_health/clipped`: share of it left.
         `training_health/share/{output}`: part of the gradient that goes to an output (a condition), 0 to 1.
         `findings`: the table of verdicts (text).
 
-    Appends to `findings.jsonl` in the run's folder; a finding comes once, as soon as it is certain.
+    Appends to `findings.jsonl` in the run's folder as soon as a finding is certain. One cause is one finding: what
+    most likely follows from it is told with it (`heartnet.diagnostics.health_causes`), in a newer line for its place.
 
     Args:
         every_n_steps: optimiser steps between looks; the first six steps are looked at too.
@@ -76,6 +80,8 @@ class TrainingHealth(lightning.Callback):
         "gradient norm of all weights, before clipping": [r"training_health/gradient_norm$"],
         "share of the gradient left by clipping": [r"training_health/clipped$"],
         "gradient norm by layer": [r"training_health/gradient/"],
+        "gradient norm by layer, over the largest": [r"training_health/gradient_to_largest/"],
+        "gradient norm by layer, over the first look": [r"training_health/gradient_to_first/"],
         "update over weight by layer": [r"training_health/update/"],
         "activation by layer": [r"training_health/activation/"],
         "share of the gradient by output": [r"training_health/share/"],
@@ -89,7 +95,7 @@ class TrainingHealth(lightning.Callback):
         self.every_n_steps, self.check_every_n_batches, self.layers = every_n_steps, check_every_n_batches, layers
         self.health: Health | None = None
         self.scores = Scores()
-        self._said: set[str] = set()
+        self._told = Told()
         self._pending: list[Finding] = []
         self._restored: dict[str, Any] | None = None
         self._batch: tuple[Any, int, Streams | None] | None = None
@@ -99,7 +105,7 @@ class TrainingHealth(lightning.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         health = None if self.health is None else self.health.state()
-        return {"health": health, "scores": self.scores.state(), "said": sorted(self._said)}
+        return {"health": health, "scores": self.scores.state(), "told": self._told.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict
@@ -109,7 +115,7 @@ class TrainingHealth(lightning.Callback):
             each for optimizer in trainer.optimizers for group in optimizer.param_groups for each in group["params"]
         ]
         self.health = Health(pl_module, held, _outputs_of(pl_module))
-        self.scores, self._said, self._broken = Scores(_outputs_of(pl_module)), set(), False
+        self.scores, self._told, self._broken = Scores(_outputs_of(pl_module)), Told(), False
         self._planned = float(trainer.estimated_stepping_batches)
         self._take_up()
         self._publish(trainer, start_verdicts.left_out(self.health))
@@ -166,7 +172,7 @@ class TrainingHealth(lightning.Callback):
         del outputs, batch_idx, dataloader_idx
         if not trainer.sanity_checking:
             self.scores.see(batch)
-            self._publish(trainer, _left_in_training(pl_module))
+            self._publish(trainer, start_verdicts.left_on(pl_module))
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         del pl_module
@@ -180,7 +186,7 @@ class TrainingHealth(lightning.Callback):
             return
         found = [] if self._broken else [*self._judge(trainer, end=True), *self._judge_course(trainer, end=True)]
         self._publish(trainer, found, now=True)
-        self._publish(trainer, [] if self._broken else verdicts.passes(self.health, self._said), now=True)
+        self._publish(trainer, [] if self._broken else passes(self.health, self._told.wrong()), now=True)
         self.health.shut()
 
     def on_exception(
@@ -201,7 +207,7 @@ class TrainingHealth(lightning.Callback):
             replay = _replay(trainer, module)
             with LossCalls(batch) as seen:
                 found += start_verdicts.mixed(mixing(replay, batch))
-            found += start_verdicts.squashed([(call.squashed_by, call.name) for call in seen.calls if call.cut])
+            found += start_verdicts.squashed(self.health, seen.calls)
             return found + start_verdicts.odd_start(scales(replay, batch))
         except Exception as error:  # a step on a copy runs whatever a foreign module does
             _warn(f"{type(module).__name__} could not be looked into before its first step: {_line(error)}")
@@ -238,7 +244,7 @@ class TrainingHealth(lightning.Callback):
             place = locate(_replay(trainer, module), batch, index, streams)
         except Exception as error:  # see `_begin`
             why = _line(error)
-        return not_finite(place, self.health, why=why, rows=rows)
+        return not_finite(place, self.health, step=trainer.global_step, why=why, rows=rows)
 
     def _end_batch(self, trainer: lightning.Trainer) -> list[Finding]:
         assert self.health is not None
@@ -246,18 +252,20 @@ class TrainingHealth(lightning.Callback):
         self.health.end_batch()
         if self.health.looking:
             look = self.health.close()
+            numbers = scalars(look, self.health.first or look, self.layers)
             for logger in trainer.loggers:
-                logger.log_metrics(scalars(look, self.layers), step=look.step)
+                logger.log_metrics(numbers, step=look.step)
             return self._judge(trainer)
-        return self._judge(trainer) if self.health.batches == verdicts.BATCHES else []
+        return self._judge(trainer) if self.health.batches == health_gradients.BATCHES else []
 
     def _judge(self, trainer: lightning.Trainer, *, end: bool = False) -> list[Finding]:
         assert self.health is not None
         health, settings = self.health, _settings(trainer)
         found = start_verdicts.same_units(health) if health.batches <= 1 else []
-        found += verdicts.gradients(health, enough=3 if end else verdicts.BATCHES) + verdicts.small_gradients(health)
+        found += health_gradients.gradients(health, enough=3 if end else health_gradients.BATCHES)
+        found += health_gradients.small_gradients(health) + health_gradients.heads(health)
         found += verdicts.updates(health, self._planned, settings, end=end) + verdicts.clipped(health, settings)
-        return found + verdicts.activations(health) + verdicts.heads(health) + verdicts.climbing(health)
+        return found + verdicts.activations(health) + health_gradients.climbing(health)
 
     def _judge_course(self, trainer: lightning.Trainer, *, end: bool) -> list[Finding]:
         assert self.health is not None
@@ -268,14 +276,12 @@ class TrainingHealth(lightning.Callback):
         return found + self.scores.judge(losses, end=end)
 
     def _publish(self, trainer: lightning.Trainer, found: Sequence[Finding], *, now: bool = False) -> None:
-        """Publish each finding once; with several processes only where all of them come by."""
-        new = []
-        for each in found:
-            aspect = each.where.rpartition("/")[2]
-            if each.where not in self._said and not (aspect in _ONCE and aspect in self._said):
-                new.append(each)
-                self._said |= {each.where, aspect} if aspect in _ONCE else {each.where}
-        self._pending += [replace(each, step=trainer.global_step) for each in new]
+        """Publish what is new; with several processes only where all of them come by."""
+        wrong = {where.rpartition("/")[2] for where in self._told.wrong()}
+        found = [each for each in found if each.where.rpartition("/")[2] not in wrong.intersection(_ONCE)]
+        if self.health is not None:
+            outputs = {*self.health.outputs, *self.health.rows, *self.health.names}
+            self._pending += self._told.news(found, outputs, self.health.last_layer(), trainer.global_step)
         if (self._pending and trainer.world_size == 1) or now:
             publish(self._pending, trainer)
             self._pending = []
@@ -286,7 +292,7 @@ class TrainingHealth(lightning.Callback):
         if held is not None and held["health"] is not None and self.health is not None:
             self.health.load(held["health"])
             self.scores.load(held["scores"])
-            self._said = set(held["said"])
+            self._told.load(held.get("told", self._told.state()))
 
     def _shut(self) -> None:
         if self.health is not None:
@@ -298,13 +304,6 @@ def _is_look(trainer: lightning.Trainer, batches: int, every: int) -> bool:
     """Whether the batch after `batches` others ends a step to look at."""
     step, of_step = divmod(batches, trainer.accumulate_grad_batches)
     return of_step == trainer.accumulate_grad_batches - 1 and (step < _FIRST or step % every == 0)
-
-
-def _left_in_training(module: nn.Module) -> list[Finding]:
-    """Layers that are random, or learn statistics, and are still in training mode while the module is evaluated."""
-    kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
-    on = [name for name, each in module.named_modules() if each.training and isinstance(each, kinds)]
-    return [] if module.training else start_verdicts.left_on(on)
 
 
 def _settings(trainer: lightning.Trainer) -> dict[str, object]:

@@ -209,6 +209,21 @@ def relu_with_low_biases(it: Training) -> list[str]:
     name = middle(it)
     with torch.no_grad():
         it.module.get_submodule(name).bias.fill_(-10.0)
+    return [f"{name}/start"]
+
+
+def relu_dies_midway(it: Training) -> list[str]:
+    """From the seventh batch on, a ReLU gets nothing above 0."""
+    name = middle(it)
+
+    class Dying(type(it.module)):  # type: ignore[misc]
+        def training_step(self, *args: Any) -> Any:
+            if self.trainer.global_step == 6:
+                with torch.no_grad():
+                    self.get_submodule(name).bias.fill_(-20.0)
+            return super().training_step(*args)
+
+    it.module.__class__ = Dying
     return [f"{name}/gradient"]
 
 
@@ -235,7 +250,7 @@ def relu_after_one_logit(it: Training) -> list[str]:
         return torch.cat([score[:, :1], score[:, 1:2].relu(), score[:, 2:]], dim=1)
 
     it.module.network = After(it.network, cut)
-    return ["diabetes/range", "output_1/range", "diabetes/gradient"]
+    return ["diabetes/range", "output_1/range"]
 
 
 def sigmoid_before_logits_loss(it: Training) -> list[str]:
@@ -342,6 +357,7 @@ def loss_weight_0(it: Training) -> list[str]:
 FAULTS: dict[int | str, Callable[[Training], list[str]]] = {
     4: nan_in_gaps,
     13: relu_with_low_biases,
+    "13b": relu_dies_midway,
     14: relu_after_logits,
     "14b": relu_after_one_logit,
     15: sigmoid_before_logits_loss,
@@ -356,10 +372,10 @@ FAULTS: dict[int | str, Callable[[Training], list[str]]] = {
     26: clipped_to_a_millionth,
     27: loss_weight_0,
 }
-"""By number in the list of faults that the project keeps; `14b` is one head of several."""
+"""By number in the list of faults that the project keeps; `13b` comes later in a run, `14b` is one head of several."""
 
 
 def faulty(kind: str, number: int | str, seed: int) -> tuple[Training, list[str]]:
     """Return a training with a fault, and where it should be found."""
-    it = training(kind, seed, activation="relu" if number == 13 else "leaky_relu")
+    it = training(kind, seed, activation="relu" if number in (13, "13b") else "leaky_relu")
     return it, FAULTS[number](it)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heartnet.diagnostics.health import Health
+from heartnet.diagnostics.health_gradients import gradients
 from heartnet.diagnostics.health_scores import Scores, binary_targets
-from heartnet.diagnostics.health_verdicts import activations, course, gradients, updates
+from heartnet.diagnostics.health_verdicts import activations, course, updates
 from heartnet.diagnostics.loss_calls import LossCalls, activation_of
 from heartnet.diagnostics.replay import Replay
 from heartnet.diagnostics.start import Mixing, equal_rows, equal_units, mixing, scales
@@ -91,7 +92,7 @@ def test_the_layer_where_a_graph_is_cut_is_named() -> None:
     health = train(network, lambda net, x: net[2](net[1](net[0](x)).detach()).square().mean())
     (found,) = gradients(health)
     assert found.where == "1/gradient"
-    assert "0 below it" in found.message
+    assert "0 before it" in found.message
 
 
 def test_a_dead_layer_leaves_exact_zeros_below() -> None:

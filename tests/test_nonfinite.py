@@ -76,7 +76,8 @@ def test_values_that_come_with_the_batch(rows: set[int], value: float) -> None:
     for row in rows:
         given["x"][row, 3, 1] = value
     place = find(Step(), given)
-    assert place == Place("layer", "input", "argument 0", len(rows), 126, tuple(sorted(rows)), "", "batch['x']")
+    kinds = "NaN" if value != value else "infinite values"
+    assert place == Place("layer", "input", "argument 0", len(rows), 126, tuple(sorted(rows)), "", "batch['x']", kinds)
 
 
 @pytest.mark.parametrize("row", [0, 4])
@@ -92,14 +93,16 @@ def test_an_operation_between_modules() -> None:
 
     place = find(Between(), batch())
     # The LSTM reads time first: the samples are its second dimension.
-    assert place == Place("rnn", "input", "argument 0", 28, 168, (2,), "middle")
+    assert place == Place("rnn", "input", "argument 0", 28, 168, (2,), "middle", kinds="infinite values")
 
 
 def test_a_weight() -> None:
     module = Step()
     with torch.no_grad():
         module.rnn.get_parameter("weight_hh_l0")[3, 2] = torch.inf
-    assert find(module, batch()) == Place("rnn", "parameter", "weight_hh_l0", 1, 100, None, "middle")
+    assert find(module, batch()) == Place(
+        "rnn", "parameter", "weight_hh_l0", 1, 100, None, "middle", kinds="infinite values"
+    )
 
 
 def test_a_buffer_that_is_read() -> None:

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks.training_health import TrainingHealth
 from heartnet.errors import HeartnetError
-from heartnet.findings import Finding, read_jsonl
+from heartnet.findings import Finding, latest, read_jsonl
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -38,8 +38,8 @@ pytestmark = [
 
 
 def trouble(folder: Path) -> list[Finding]:
-    """Return the findings that are not passes."""
-    return [each for each in read_jsonl(folder / "findings.jsonl") if each.status != "pass"]
+    """Return the newest findings that are not passes."""
+    return [each for each in latest(read_jsonl(folder / "findings.jsonl")) if each.status != "pass"]
 
 
 def wheres(folder: Path) -> list[str]:
@@ -98,9 +98,10 @@ def test_a_short_run_does_not_pass_for_what_it_cannot_show(tmp_path: Path) -> No
 def test_what_is_not_finite_is_placed_to_the_sample(tmp_path: Path) -> None:
     found = check_fault(tmp_path, "deepheart", 4, 0)
     assert found.step == 5
-    assert "sample 2 of the batch (rows " in found.message
+    assert "in sample 2 of the batch (row " in found.message
     assert "batch['inputs']" in found.message
-    assert "Last healthy: step 4, loss 0." in found.message
+    assert "The last healthy step was 4: loss 0." in found.message
+    assert found.message.startswith("NaN in the input of network, in step 5: 2 of 720 values")
     assert trouble(tmp_path) == [found]
 
 
@@ -131,8 +132,7 @@ class Dead(lightning.LightningModule):
 def test_what_follows_a_dead_layer_is_not_blamed(tmp_path: Path) -> None:
     torch.manual_seed(0)
     Training("foreign", Dead(), (sequences(),), {"max_epochs": 4}).fit(tmp_path, [TrainingHealth()])
-    assert "dead/gradient" in wheres(tmp_path)
-    assert not [where for where in wheres(tmp_path) if where.endswith("/update")]
+    assert wheres(tmp_path) == ["logits/ReLU", "dead/start"]
     (cut,) = [each for each in trouble(tmp_path) if each.where == "logits/ReLU"]
     assert "below 0.5" not in cut.message  # which only scores of two classes are
 
@@ -145,9 +145,10 @@ def test_tags(tmp_path: Path) -> None:
     training("deepheart").fit(tmp_path, [TrainingHealth(every_n_steps=10)], logger=loggers, log_every_n_steps=1)
     events = EventAccumulator(str(tmp_path / "tb")).Reload()
     tags = {tag for tag in events.Tags()["scalars"] if tag.startswith("training_health/")}
+    by_layer = ("gradient", "gradient_to_largest", "gradient_to_first", "update", "activation")
     layers = [f"network.convolutions.{i}" for i in range(2)] + ["network.head"]
     layers += [f"network.lstm.{way}.{i}" for way in ("ahead", "back") for i in range(2)]
-    expected = {f"training_health/{what}/{layer}" for what in ("gradient", "update", "activation") for layer in layers}
+    expected = {f"training_health/{what}/{layer}" for what in by_layer for layer in layers}
     expected |= {f"training_health/activation/network.activations.{i}" for i in range(2)}
     expected |= {f"training_health/share/{name}" for name in ("sleep_apnea", "diabetes")}
     assert tags == expected | {"training_health/gradient_norm", "training_health/clipped"}
@@ -155,6 +156,14 @@ def test_tags(tmp_path: Path) -> None:
     assert steps == [0, 1, 2, 3, 4, 5, 10, 20, 30]
     shares = [events.Scalars(f"training_health/share/{name}")[0].value for name in ("sleep_apnea", "diabetes")]
     assert sum(share**2 for share in shares) == pytest.approx(1, abs=1e-5)
+    for step in range(2):  # beside the largest, and beside the first look, by what was logged itself
+        norms = {layer: events.Scalars(f"training_health/gradient/{layer}")[step].value for layer in layers}
+        first = {layer: events.Scalars(f"training_health/gradient/{layer}")[0].value for layer in layers}
+        for layer, norm in norms.items():
+            largest = events.Scalars(f"training_health/gradient_to_largest/{layer}")[step].value
+            assert largest == pytest.approx(norm / max(norms.values()), rel=1e-5)
+            to_first = events.Scalars(f"training_health/gradient_to_first/{layer}")[step].value
+            assert to_first == pytest.approx(norm / first[layer], rel=1e-5)
 
 
 def test_few_layers_are_drawn(tmp_path: Path) -> None:

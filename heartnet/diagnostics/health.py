@@ -35,6 +35,7 @@ class Output:
     high: float = -math.inf
     unmoved: int = 0  # looks in which targets were known and no gradient came back
     gradient: float = 0.0
+    independent: bool = False  # of the other outputs: a yes or no, no class among several
 
 
 @dataclass
@@ -98,7 +99,7 @@ class Health:
         self._open: ExitStack | None = None
         self._seen: LossCalls | None = None
         self._outputs: dict[str, Tensor] = {}
-        self._step = 0
+        self._step = self._at = 0
         self._loss: float | None = None
         self._norms: dict[int, float] = {}
 
@@ -112,6 +113,7 @@ class Health:
         places, norms = self.weights.norms()
         head = torch.zeros(1, device=norms.device) if loss is None else loss.detach().float().reshape(-1)[:1]
         value, *found = torch.cat([head.to(norms.device), norms]).tolist()
+        self._at = step
         self.weights.note(places, found)
         total = math.hypot(*found) if found else 0.0
         self._loss = None if loss is None else value
@@ -125,7 +127,7 @@ class Health:
         self.batches += 1
         if self._loss is not None:
             self.losses.add(self._loss)
-        self._loss, self._norms = None, self.weights.end_batch()
+        self._loss, self._norms = None, self.weights.end_batch(self._at)
 
     # Looks
 
@@ -214,7 +216,7 @@ class Health:
         total = math.sqrt(sum(each[5] for each in columns))
         for name, (positives, asked, low, high, zeros, gradient) in zip(names, columns, strict=True):
             output = self.outputs.setdefault(name, Output())
-            output.looks += 1
+            output.looks, output.independent = output.looks + 1, call.kind == "binary"
             output.known += asked
             output.positives += positives
             output.count += len(call.logits)
@@ -247,6 +249,11 @@ class Health:
             return list(self.names)
         prefix = "output" if number == 0 else f"loss_{number}_output"
         return [f"{prefix}_{i}" for i in range(count)]
+
+    def last_layer(self) -> str:
+        """Return the layer with weights that ran last in the last look; `""` if none was seen."""
+        order = list(self.looks[-1].activations) if self.looks else []
+        return next((name for name in reversed(order) if name in self.weights.layers), "")
 
     def same_rows(self) -> list[str]:
         """Return trained matrices of which all rows are the same and not 0."""

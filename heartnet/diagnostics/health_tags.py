@@ -5,11 +5,28 @@ from __future__ import annotations
 import math
 
 from heartnet.diagnostics.health import Look
+from heartnet.diagnostics.health_gradients import beside
 
 
-def scalars(look: Look, most: int) -> dict[str, float]:
-    """Return what is logged of a look, by tag, for at most `most` layers, the first and last among them."""
-    groups = {"gradient": look.gradients, "update": look.updates, "activation": look.activations}
+def scalars(look: Look, first: Look, most: int) -> dict[str, float]:
+    """Return what is logged of a look, by tag, for at most `most` layers, the first and last among them.
+
+    Args:
+        look: what was seen.
+        first: the first look of the run.
+        most: so many layers.
+    """
+    groups = {
+        "gradient": look.gradients,
+        "gradient_to_largest": {layer: beside(look, layer) for layer in look.gradients},
+        "gradient_to_first": {
+            layer: norm / first.gradients[layer]
+            for layer, norm in look.gradients.items()
+            if first.gradients.get(layer, 0.0) > 0
+        },
+        "update": look.updates,
+        "activation": look.activations,
+    }
     found = {
         f"training_health/{group}/{layer or 'module'}": values[layer]
         for group, values in groups.items()

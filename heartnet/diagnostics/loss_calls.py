@@ -43,6 +43,7 @@ class LossCall:
         value: what it costs by this function, mean over known values; NaN for `"other"`.
         uninformed: the same for logits of 0; NaN for `"other"`.
         squashed_by: an activation through which the logits went just before, for example `"sigmoid"`; `""` if none.
+        partly: activations that made some of the outputs, by their place, where outputs were put together from parts.
         gradient: sum over samples of the squared gradient of each logit, `[output]`; None before the backward pass.
         sign: sum of the gradient of the loss with respect to what the function returned; negative if training
             climbs. None before the backward pass.
@@ -57,6 +58,7 @@ class LossCall:
     value: Float[Tensor, ""]
     uninformed: float
     squashed_by: str
+    partly: Mapping[int, str] = field(default_factory=dict)
     gradient: Float[Tensor, " output"] | None = field(default=None)
     sign: Float[Tensor, ""] | None = field(default=None)
 
@@ -95,8 +97,9 @@ class LossCalls(TorchFunctionMode):
             return
         table = _table(logits.detach(), kind)
         call = LossCall(
-            name, kind, table, len(logits), *_facts(table, target, kind, self._known(target)), activation_of(logits)
-        )
+            name, kind, table, len(logits), *_facts(table, target, kind, self._known(target)), activation_of(logits),
+            activations_of_parts(logits),
+        )  # fmt: skip
         if logits.requires_grad:
             logits.register_hook(_note_gradient(call, kind))  # type: ignore[no-untyped-call]
         if isinstance(result, Tensor) and result.requires_grad:
@@ -167,6 +170,8 @@ _THROUGH = (
     "ToCopy", "Alias", "Clone", "Mean", "Sum", "Div", "Mul", "Index", "Expand", "Narrow", "Nan",
 )  # fmt: skip
 """Operations that hand on what they are given, also those that average or mask it."""
+_SAME_PLACES = ("ToCopy", "Alias", "Clone", "Div", "Mul", "Nan")
+"""Those that leave each output where it was."""
 
 
 def activation_of(logits: Tensor) -> str:
@@ -174,15 +179,42 @@ def activation_of(logits: Tensor) -> str:
 
     It is read from the graph, so an activation is found however its values happen to lie.
     """
-    node: Any = logits.grad_fn
+    return _ACTIVATIONS.get(type(_made_by(logits.grad_fn, _THROUGH)).__name__, "")
+
+
+def activations_of_parts(logits: Tensor) -> dict[int, str]:
+    """Return the activations that made some of the outputs, where `torch.cat` or `torch.stack` joined them.
+
+    Args:
+        logits: `[sample, output]`; others give nothing.
+
+    Returns:
+        by the output's place; empty if outputs were not joined, or none went through an activation.
+    """
+    joint = _made_by(logits.grad_fn, _SAME_PLACES) if logits.dim() == 2 else None
+    kind = type(joint).__name__
+    if kind not in ("CatBackward0", "StackBackward0") or getattr(joint, "_saved_dim", None) not in (1, 2**64 - 1):
+        return {}
+    found: dict[int, str] = {}
+    place = 0
+    for node, number in joint.next_functions if joint is not None else ():
+        if node is None:  # a part without a gradient, whose width is not known
+            return {}
+        name = _ACTIVATIONS.get(type(_made_by(node, _THROUGH)).__name__, "")
+        width = 1 if kind == "StackBackward0" else node._input_metadata[number].shape[1]
+        found |= dict.fromkeys(range(place, place + width), name) if name else {}
+        place += width
+    return found
+
+
+def _made_by(node: Any, through: Sequence[str]) -> Any:
+    """Return the first node of a graph that is none of the operations in `through`; None if the way forks."""
     for _ in range(32):
-        if node is None:
-            return ""
         name = type(node).__name__
-        if name in _ACTIVATIONS:
-            return _ACTIVATIONS[name]
+        if node is None or name.partition("Backward")[0] not in through:
+            return node
         before = [each for each, _ in node.next_functions if each is not None]
-        if len(before) != 1 or name.partition("Backward")[0] not in _THROUGH:
-            return ""
+        if len(before) != 1:
+            return None
         node = before[0]
-    return ""
+    return None

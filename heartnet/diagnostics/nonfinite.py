@@ -29,6 +29,7 @@ class Place:
         samples: rows of the batch that hold them; None if the tensor has no dimension of the batch.
         after: the module that ran last before and put out finite values; `""` if there is none.
         source: the part of the batch that holds as many of them, for an input; `""` if there is none.
+        kinds: what they are: `"NaN"`, `"infinite values"`, or both.
     """
 
     module: str
@@ -39,6 +40,7 @@ class Place:
     samples: tuple[int, ...] | None
     after: str
     source: str = ""
+    kinds: str = "NaN"
 
 
 def locate(replay: Replay, batch: Any, index: int = 0, streams: Streams | None = None) -> Place | None:
@@ -100,7 +102,9 @@ class _Trace:
         wrong = ~values.detach().isfinite()
         owned = what in ("parameter", "buffer", "loss") or tensor.startswith("parameter")
         rows = None if owned else self._rows(wrong, axis)
-        return Place(module, what, tensor, int(wrong.sum()), wrong.numel(), rows, self.last)
+        count, missing = int(wrong.sum()), int(values.detach().isnan().sum())
+        kinds = "NaN" if missing == count else "infinite values" if missing == 0 else "NaN and infinite values"
+        return Place(module, what, tensor, count, wrong.numel(), rows, self.last, kinds=kinds)
 
     def _rows(self, wrong: Tensor, axis: int) -> tuple[int, ...] | None:
         """Return samples by the dimension of the batch: `axis` if it fits, else the first that does."""

@@ -1,64 +1,105 @@
-"""The verdict on the first value that is not finite: where it is, where it comes from, and what was before it."""
+"""The verdict on the first value that is not finite: what, where, in which samples, what was before it, what to try."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from heartnet.diagnostics.health import Health
+from heartnet.diagnostics.health_causes import OF_THE_BATCH
 from heartnet.diagnostics.health_finding import finding
 from heartnet.diagnostics.nonfinite import Place
 from heartnet.findings import Finding
 
 
-def not_finite(place: Place | None, health: Health, *, why: str, rows: Sequence[int]) -> Finding:
-    """The verdict on the first value that is not finite."""
-    last = health.healthy[-1] if health.healthy else None
-    history = (
-        f" Last healthy: step {last.step}, loss {last.loss:.3g}, gradient norm {last.gradient:.3g}{_size(health)}."
-        if last is not None
-        else " There was no healthy batch before."
-    )
+def not_finite(place: Place | None, health: Health, *, step: int, why: str, rows: Sequence[int]) -> Finding:
+    """Return the verdict on the first value that is not finite.
+
+    Args:
+        place: where it is; None if that could not be found out.
+        health: what was seen of the training before.
+        step: optimiser steps before it.
+        why: why its place is not known.
+        rows: of the batch's samples in the data, where they are known.
+    """
     if place is None:
         broken = health.weights.not_finite()
-        seen = f"gradients of {', '.join(broken[:3])}" if broken else "the loss"
-        where = broken[0] if broken else "loss"
-        return finding(
-            "fail", f"{where}/finite", f"{seen} are not finite; where it began is not known: {why}.{history}"
-        )
-    samples = "" if place.samples is None else f" in {_samples(place.samples, rows)}"
-    subject = f"{place.tensor} of {place.module}" if place.module else f"the {place.what}"
-    message = f"{subject} is the first that is not finite: {place.count:,} of {place.size:,} values{samples}"
-    message += _explained(place) + "." + history
-    return finding("fail", f"{place.module or place.what}/finite", message, place.count, 0, "values")
+        seen = f"the gradient of {_and(broken)}" if broken else "the loss"
+        message = f"{seen} is not finite in step {step}: where it began is not known, because {why}"
+        return finding("fail", f"{broken[0] if broken else 'loss'}/finite", f"{message}. {_before(health)}")
+    what, why, cure = _words(place)
+    samples = "" if place.samples is None else f", in {_samples(place.samples, rows)}"
+    message = (
+        f"{place.kinds} in {what}, in step {step}: {place.count:,} of {place.size:,} values{samples}. {why}. "
+        f"{_before(health)}. {cure}"
+    )
+    unit = OF_THE_BATCH if place.what == "input" and place.source else "values"
+    return finding("fail", f"{place.module or place.what}/finite", message, place.count, 0, unit)
 
 
-def _explained(place: Place) -> str:
-    after = f" after {place.after}" if place.after else ""
+def _words(place: Place) -> tuple[str, str, str]:
+    """Return the tensor, how it came to that, and what to try."""
+    after = f"after {place.after}, whose output is finite" if place.after else "before the first module"
     if place.what == "input" and place.source:
-        return f"; they come with the batch ({place.source})"
+        return (
+            f"the input of {place.module}", f"They come with the batch ({place.source}), nothing made them here",
+            "Fill gaps where the data are read and tell the network that they are gaps, or leave these samples out",
+        )  # fmt: skip
     if place.what == "input":
-        return f"; no layer before it made them{after}: an operation in between did"
-    if place.what == "parameter":
-        return "; its last update, or what was loaded, made them"
+        return (
+            f"the input of {place.module}", f"An operation that is no module made them, {after}",
+            "Look there for a division by 0, a logarithm or a root of 0, and for sums over padding",
+        )  # fmt: skip
+    if place.what in ("parameter", "buffer"):
+        return (
+            f"the {place.tensor} of {place.module}", "The step before made them, or they were loaded so",
+            "Lower the learning rate, clip gradients, or look at what was loaded",
+        )  # fmt: skip
     if place.what == "output":
-        return "; its arguments and weights are finite"
+        return (
+            f"the output of {place.module}", "Its input and its weights are finite: they arise in this module",
+            "Look in it for a division by 0, a logarithm or a root of 0; if values grew, lower the learning rate",
+        )  # fmt: skip
     if place.what == "loss":
-        return f"; all modules put out finite values{after}: the loss itself made them"
-    if place.what == "gradient" and place.tensor == "output":
-        return " of the gradient; it arises between there and the loss, which is finite"
-    return " of the gradient; that of its output and the loss are finite" if place.what == "gradient" else ""
+        return (
+            "the loss", f"All modules put out finite values: the loss itself made them, {after}",
+            "Look in it for a logarithm of 0, a mean over no label at all, and targets that are NaN",
+        )  # fmt: skip
+    if place.tensor == "output":
+        return (
+            f"the gradient that comes back to {place.module}",
+            "The loss is finite: they arise on the way back from it to what this module puts out",
+            "Look between the two for a root or a norm at 0, a logarithm, or a division that is masked only afterwards "
+            "(its gradient is not): mask what goes in, or add a small number",
+        )  # fmt: skip
+    return (
+        f"the gradient of {'the input of ' + place.module if place.tensor.startswith('arg') else _of(place)}",
+        "The loss, and the gradient that comes back to this module, are finite: they arise on the way back through it",
+        "Look in it for a root or a norm at 0, a logarithm, or values so large that their product is infinite",
+    )
+
+
+def _of(place: Place) -> str:
+    return f"the {place.tensor.removeprefix('parameter ')} of {place.module or 'the module'}"
 
 
 def _samples(samples: Sequence[int], rows: Sequence[int]) -> str:
     shown = ", ".join(str(each) for each in samples[:8]) + (" …" if len(samples) > 8 else "")
     known = [str(rows[each]) for each in samples[:8] if each < len(rows)]
-    weeks = f" (rows {', '.join(known)} of the data)" if known else ""
+    weeks = f" (row{'s' if len(known) > 1 else ''} {', '.join(known)} of the data)" if known else ""
     return f"sample{'s' if len(samples) > 1 else ''} {shown} of the batch{weeks}"
 
 
-def _size(health: Health) -> str:
-    look = health.looks[-1] if health.looks else None
-    if look is None or not look.activations:
-        return ""
-    largest = max(look.activations, key=lambda layer: look.activations[layer])
-    return f", outputs at most {look.activations[largest]:.2g} on average, in {largest} at step {look.step}"
+def _before(health: Health) -> str:
+    """Return the last healthy statistics, in words."""
+    if not health.healthy:
+        return "It is the first step"
+    last, look = health.healthy[-1], health.looks[-1] if health.looks else None
+    words = f"The last healthy step was {last.step}: loss {last.loss:.3g}, gradient norm {last.gradient:.3g}"
+    if look is not None and look.activations:
+        largest = max(look.activations, key=lambda layer: look.activations[layer])
+        words += f", outputs of {look.activations[largest]:.2g} (root mean square) at most, in {largest}"
+    return words
+
+
+def _and(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

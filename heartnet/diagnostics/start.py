@@ -25,12 +25,14 @@ class Scale:
         weights: root mean square of its weights, over that of fresh ones; 1 where it cannot be initialised anew.
         output: root mean square of its output over that of the fresh network, on the same samples.
         gain: `output` over that of the layer before: what this layer alone adds.
+        bias: mean of its biases, where they make up most of its output; else 0.
     """
 
     layer: str
     weights: float
     output: float
     gain: float
+    bias: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def scales(replay: Replay, batch: Any, seed: int = 0) -> list[Scale]:
     few, streams = rows_of(batch, [0, 1]) if (batch_size(batch) or 0) > 1 else batch, Streams.now()
     with evaluating(network):
         weights = {layer.name: _weights(layer.module) for layer in layers}
+        biases = {layer.name: _bias(layer.module) for layer in layers}
         now = _sizes(replay, layers, few, streams)
         with rng_untouched():
             torch.manual_seed(seed)
@@ -97,7 +100,9 @@ def scales(replay: Replay, batch: Any, seed: int = 0) -> list[Scale]:
     for name, size in now.items():
         output = size / fresh[name] if fresh.get(name) and size else 1.0
         known = name in fresh_ones and fresh_weights[name] > 0 and weights[name] > 0
-        found.append(Scale(name, weights[name] / fresh_weights[name] if known else 1.0, output, output / before))
+        ratio = weights[name] / fresh_weights[name] if known else 1.0
+        bias = biases[name] if abs(biases[name]) > 0.5 * size > 0 else 0.0
+        found.append(Scale(name, ratio, output, output / before, bias))
         before = output
     return found
 
@@ -160,6 +165,11 @@ def rms(values: Tensor) -> float:
 def _weights(module: nn.Module) -> float:
     matrices = [each.detach().float().flatten() for each in module.parameters(recurse=False) if each.dim() > 1]
     return rms(torch.cat(matrices)) if matrices else 0.0
+
+
+def _bias(module: nn.Module) -> float:
+    bias = getattr(module, "bias", None)
+    return float(bias.detach().float().mean()) if isinstance(bias, Tensor) and bias.numel() else 0.0
 
 
 def _reset(module: nn.Module) -> bool:

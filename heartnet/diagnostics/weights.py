@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+_COUNTS = ("asked", "reached", "nonzero", "steps", "moved", "last", "idle", "longest", "missing", "part")
+
 
 @dataclass
 class Weight:
@@ -25,6 +27,11 @@ class Weight:
         nonzero: … that was not all zeros.
         steps: optimiser steps that were looked at while it asked for a gradient.
         moved: … after which it was another.
+        last: optimiser steps before the last batch that brought a gradient of more than zeros; -1 if none did.
+        idle: batches since that brought none, or only zeros.
+        longest: most batches running that did so before.
+        missing: batches running that brought none, not even zeros.
+        part: largest norm of its gradient, beside the largest of a weight in the same batch.
     """
 
     name: str
@@ -36,6 +43,11 @@ class Weight:
     nonzero: int = 0
     steps: int = 0
     moved: int = 0
+    last: int = -1
+    idle: int = 0
+    longest: int = 0
+    missing: int = 0
+    part: float = 0.0
 
 
 class Weights:
@@ -76,14 +88,21 @@ class Weights:
         """Note the gradient norms after a backward pass; there may be several in a batch."""
         self.batch.update(zip(places, norms, strict=True))
 
-    def end_batch(self) -> dict[int, float]:
-        """Count what the batch brought, and return its gradient norms."""
+    def end_batch(self, step: int = 0) -> dict[int, float]:
+        """Count what the batch brought, after so many optimiser steps, and return its gradient norms."""
         done, self.batch = self.batch, {}
+        largest = max(done.values(), default=0.0) or 1.0
         for place, each in enumerate(self.all if done else ()):
             if each.tensor.requires_grad:
                 each.asked += 1
                 each.reached += place in done
-                each.nonzero += done.get(place, 0.0) != 0
+                each.missing = 0 if place in done else each.missing + 1
+                if done.get(place, 0.0) != 0:
+                    each.nonzero += 1
+                    each.part = max(each.part, done[place] / largest)
+                    each.last, each.longest, each.idle = step, max(each.longest, each.idle), 0
+                else:
+                    each.idle += 1
         return done
 
     def before_step(self) -> None:
@@ -136,13 +155,13 @@ class Weights:
         """Return the places of a layer by which its update is measured: its matrices, or all if it has none."""
         return [place for place in places if self.all[place].tensor.dim() > 1] or list(places)
 
-    def state(self) -> dict[str, list[int]]:
-        return {each.name: [each.asked, each.reached, each.nonzero, each.steps, each.moved] for each in self.all}
+    def state(self) -> dict[str, list[float]]:
+        return {each.name: [getattr(each, count) for count in _COUNTS] for each in self.all}
 
-    def load(self, state: dict[str, list[int]]) -> None:
+    def load(self, state: dict[str, list[float]]) -> None:
         for each in self.all:
-            if each.name in state:
-                each.asked, each.reached, each.nonzero, each.steps, each.moved = state[each.name]
+            for count, value in zip(_COUNTS, state.get(each.name, ()), strict=False):
+                setattr(each, count, value)
 
     def _usual(self, places: Sequence[int]) -> float:
         """Return the norm that weights have at the start: uniform within ±1/√inputs; scales of normalisations are 1."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import secrets
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from heartnet.module import HeartnetModule
 
 SWEEP = ("-m", "--multirun")
+PRETRAINING = "pretraining.ckpt"  # how far callbacks/synthetic_pretraining.py has come, in a run's checkpoints/
 
 
 def main() -> int:
@@ -111,6 +111,8 @@ def train(config: DictConfig, folder: Path) -> int:
     check(values)
     if config.seed is None:
         config.seed = seed_of(folder) if config.ckpt_path else secrets.randbelow(2**31)
+    if config.ckpt_path and Path(config.ckpt_path).name == PRETRAINING:
+        config.ckpt_path = None  # the callback finds it in the run's folder, and training has not begun
     terminal.quiet_lightning()
     for fold in range(config.data.folds) if config.cross_validate else (None,):
         place = folder
@@ -141,8 +143,7 @@ def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetMo
     import torch
 
     from heartnet import terminal
-    from heartnet.metrics import SCORES
-    from heartnet.module import load_checkpoint
+    from heartnet.run_checks import check_monitor, check_resumable
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -154,32 +155,12 @@ def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetMo
         config.data, task=instantiate(config.task, _convert_="all"), seed=config.seed, _convert_="all"
     )
     terminal.print_data(data)
-    if len(data.rows["val"]) == 0 and str(config.checkpoint.get("monitor")).startswith("val/"):
-        raise HeartnetError(
-            f"checkpoint.monitor={config.checkpoint.monitor}: no week is in the validation split; "
-            "set checkpoint.monitor=null, or raise data.val_share"
-        )
-    known = [
-        "train/loss",
-        "val/loss",
-        *(f"val/{score}/{name}" for score in SCORES[data.task.kind] for name in data.targets),
-    ]
-    if (monitor := config.checkpoint.get("monitor")) is not None and monitor not in known:
-        raise HeartnetError(
-            f"checkpoint.monitor={monitor}: there is {', '.join(known)}, or null.{did_you_mean(monitor, known)}"
-        )
+    check_monitor(config.checkpoint.get("monitor"), data)
     module = build_module(config, data)
     if config.ckpt_path:
-        checkpoint = load_checkpoint(Path(config.ckpt_path))
-        module.on_load_checkpoint(checkpoint)
-        done, wanted = checkpoint.get("epoch", -1) + 1, trainer.max_epochs or math.inf
-        if done > wanted > 0:
-            raise HeartnetError(
-                f"ckpt_path={config.ckpt_path}: {done} epochs are done, and trainer.max_epochs={wanted}; to train on, "
-                f"give the overrides that the run had (in its config.yaml) and trainer.max_epochs above {done}"
-            )
-        if done == wanted:
-            terminal.print_line(f"All {done} epochs are done; to train on, raise trainer.max_epochs.")
+        told = check_resumable(config.ckpt_path, module, trainer.max_epochs)
+        if told is not None:
+            terminal.print_line(told)
     return data, module, trainer
 
 
@@ -277,7 +258,7 @@ def command(*further: str) -> str:
 
 def how_to_resume(folder: Path) -> str:
     """Say how to go on with an interrupted run."""
-    newest = newest_checkpoint(folder)
+    newest = newest_checkpoint(folder) or next(iter(folder.glob(f"checkpoints/{PRETRAINING}")), None)
     if newest is None:
         return "There is no checkpoint yet: the first one comes after the first epoch."
     if newest.parent.parent != folder:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
+import polars
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -18,7 +22,7 @@ from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.hourly import HOURLY, HOURS, hourly_features
 from heartnet.scaling import METADATA, Scaling, fit_scaling
 from heartnet.simulate import simulate
-from heartnet.splits import split_weeks
+from heartnet.splits import labelled_weeks, split_weeks
 from heartnet.store import open_store, read_manifest
 from heartnet.tasks import Task
 from heartnet.weeks import CHANNELS, Weeks
@@ -47,8 +51,13 @@ class WeeksDataModule(pl.LightningDataModule):
         fold: the fold that is the test.
         view: `readings`, or `hourly`, which sees each week as its 168 hours (`heartnet.hourly`); all else stays.
         mask_channel: add a channel that is 1 where heart rate is missing; the hourly view always has it.
+        labelled_share: share of the people to train on whose labels are used (`heartnet.splits.labelled_weeks`). The
+            others' weeks become unlabelled ones, counted in `without_labels`; validation and test stay. The scaling's
+            constants are those of all weeks that could have been trained on, so that they do not move with the share.
+        labelled_seed: decides whose labels are used.
         split_seed: decides who is in which split.
         seed: decides the order of the training batches, together with the epoch.
+        unlabelled: more weeks, of which no label is looked at, for `synthetic_pretraining`.
     """
 
     def __init__(
@@ -64,8 +73,11 @@ class WeeksDataModule(pl.LightningDataModule):
         fold: int = 0,
         view: View = "readings",
         mask_channel: bool = False,
+        labelled_share: float = 1.0,
+        labelled_seed: int = 0,
         split_seed: int = 0,
         seed: int = 0,
+        unlabelled: Weeks | None = None,
     ) -> None:
         super().__init__()
         if view not in VIEWS:
@@ -76,7 +88,7 @@ class WeeksDataModule(pl.LightningDataModule):
             raise HeartnetError(f"data.split_by={split_by}: must be user or week")
         if len(weeks) == 0:
             raise HeartnetError("the data holds no weeks; `heartnet describe` shows what was dropped, and why")
-        self.weeks, self.task = weeks, task
+        self.weeks, self.task, self.unlabelled = weeks, task, unlabelled
         self.batch_size, self.seed = batch_size, seed
         self.view, self.mask_channel = view, mask_channel or view == "hourly"
         self.split_by = split_by
@@ -104,6 +116,12 @@ class WeeksDataModule(pl.LightningDataModule):
             raise HeartnetError("no week is left to train on; lower data.val_share or data.test_share, or add data")
         self.scaling: Scaling = fit_scaling(map(self.seen, train), weeks.table[train], VIEWS[view])
         self.metadata = self.scaling.apply_metadata(weeks.table)
+        kept = labelled_weeks(units[rows["train"]], self.values[train], labelled_share, labelled_seed)
+        self.without_labels = train[~kept]
+        if len(self.without_labels):
+            self.values = self.values.copy()
+            self.values[self.without_labels] = np.nan
+            self.rows = {**self.rows, "train": train[kept]}
 
     @property
     def channels(self) -> int:
@@ -125,6 +143,16 @@ class WeeksDataModule(pl.LightningDataModule):
                 raise HeartnetError(f"no week of the training split has a known {name}; leave it out, or add labels")
         std = np.nanstd(values, axis=0)
         return np.nanmean(values, axis=0), np.where(std > 1e-6, std, 1.0)
+
+    def held_out(self, table: polars.DataFrame) -> npt.NDArray[np.bool_]:
+        """Mark the rows of a table of weeks that belong to who is in the validation or test split, by user id.
+
+        With `split_by="week"`, which puts people into several splits, the very weeks of those splits, by their start.
+        """
+        keys = ["user_id"] if self.split_by == "user" else ["user_id", "start"]
+        others = self.weeks.table[np.concatenate([self.rows["val"], self.rows["test"]])].select(keys).unique()
+        marked = table.select(keys).join(others.with_columns(held=True), on=keys, how="left", maintain_order="left")
+        return marked["held"].is_not_null().to_numpy()
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         return self._loader(BatchesByLength(self.rows["train"], self._lengths(), self.batch_size, self.seed))
@@ -149,27 +177,30 @@ class WeeksDataModule(pl.LightningDataModule):
     def _lengths(self) -> npt.NDArray[np.int64]:
         return np.full(len(self.weeks), HOURS) if self.view == "hourly" else np.diff(self.weeks.offsets)
 
-    def seen(self, row: int) -> npt.NDArray[np.float32]:
+    def seen(self, row: int, weeks: Weeks | None = None) -> npt.NDArray[np.float32]:
         """Return what the network is to see of a week, `[time, channel]`, in natural units, NaN where missing."""
-        return self.weeks.week(row) if self.view == "readings" else hourly_features(self.weeks, np.array([row]))[0]
+        weeks = self.weeks if weeks is None else weeks
+        return weeks.week(row) if self.view == "readings" else hourly_features(weeks, np.array([row]))[0]
 
     def batch(self, rows: npt.NDArray[np.int64]) -> dict[str, Tensor]:
         """Return one batch of the given weeks, padded to the longest of them."""
-        lengths = self._lengths()[rows]
-        inputs = np.zeros((len(rows), int(lengths.max()), self.channels), dtype=np.float32)
-        heart_rate = self.scaling.channels.index("heart_rate" if self.view == "readings" else "mean")
-        for i, row in enumerate(rows):
-            week = self.seen(row)
-            inputs[i, : len(week), : week.shape[1]] = self.scaling.apply(week)
-            if self.mask_channel:
-                inputs[i, : len(week), -1] = np.isnan(week[:, heart_rate])
         return {
-            "inputs": torch.from_numpy(inputs),
-            "lengths": torch.from_numpy(lengths),
+            **self.inputs([self.seen(row) for row in rows]),
             "metadata": torch.from_numpy(self.metadata[rows]),
             "targets": torch.from_numpy(self.values[rows]),
             "index": torch.from_numpy(np.asarray(rows, dtype=np.int64)),
         }
+
+    def inputs(self, seen: Sequence[npt.NDArray[np.float32]]) -> dict[str, Tensor]:
+        """Return `inputs` and `lengths` of what `seen` returned of some weeks, padded to the longest of them."""
+        lengths = np.array([len(week) for week in seen], dtype=np.int64)
+        inputs = np.zeros((len(seen), int(lengths.max()), self.channels), dtype=np.float32)
+        heart_rate = self.scaling.channels.index("heart_rate" if self.view == "readings" else "mean")
+        for i, week in enumerate(seen):
+            inputs[i, : len(week), : week.shape[1]] = self.scaling.apply(week)
+            if self.mask_channel:
+                inputs[i, : len(week), -1] = np.isnan(week[:, heart_rate])
+        return {"inputs": torch.from_numpy(inputs), "lengths": torch.from_numpy(lengths)}
 
 
 class BatchOptions(TypedDict, total=False):
@@ -183,12 +214,18 @@ class BatchOptions(TypedDict, total=False):
     fold: int
     view: View
     mask_channel: bool
+    labelled_share: float
+    labelled_seed: int
     split_seed: int
     seed: int
 
 
 class SimulatedData(WeeksDataModule):
-    """The simulated cohort, drawn anew in each run; first the arguments of `heartnet.simulate.simulate`."""
+    """The simulated cohort, drawn anew in each run; first the arguments of `heartnet.simulate.simulate`.
+
+    Args:
+        unlabelled_users: people simulated besides, without labels, for `synthetic_pretraining`.
+    """
 
     def __init__(
         self,
@@ -200,17 +237,59 @@ class SimulatedData(WeeksDataModule):
         effect_scale: float = 1.0,
         missing_labels: float = 0.1,
         base_rates: Mapping[str, float] | None = None,
+        unlabelled_users: int = 0,
         **options: Unpack[BatchOptions],
     ) -> None:
-        weeks = simulate(users, weeks_per_user, cohort_seed, effect_scale, missing_labels, base_rates)
-        super().__init__(weeks, task, **options)
+        if unlabelled_users < 0:
+            raise HeartnetError(f"data.unlabelled_users={unlabelled_users}: must be 0 or more")
+        rates = None if base_rates is None else json.dumps(dict(base_rates))
+        weeks = _drawn(users + unlabelled_users, weeks_per_user, cohort_seed, effect_scale, missing_labels, rates)
+        count = users * weeks_per_user
+        others = _between(weeks, count, len(weeks)) if unlabelled_users else None
+        super().__init__(_between(weeks, 0, count), task, unlabelled=others, **options)
+
+
+@lru_cache(maxsize=1)
+def _drawn(
+    users: int, weeks_per_user: int, seed: int, effect_scale: float, missing_labels: float, base_rates: str | None
+) -> Weeks:
+    """Draw a cohort, for a sweep over other things only once."""
+    rates = None if base_rates is None else json.loads(base_rates)
+    return simulate(users, weeks_per_user, seed, effect_scale, missing_labels, rates)
+
+
+def _between(weeks: Weeks, first: int, end: int) -> Weeks:
+    """Return some weeks that follow one another; all of them as they are."""
+    if (first, end) == (0, len(weeks)):
+        return weeks
+    span = slice(int(weeks.offsets[first]), int(weeks.offsets[end]))
+    return replace(
+        weeks,
+        readings=weeks.readings[span],
+        local_time=weeks.local_time[span],
+        offsets=weeks.offsets[first : end + 1] - weeks.offsets[first],
+        table=weeks.table[first:end],
+        annotations={name: values[span] for name, values in weeks.annotations.items()},
+    )
 
 
 class StoredData(WeeksDataModule):
-    """Weeks that `heartnet prepare` wrote to `path`; every file is checked against its checksum first."""
+    """Weeks that `heartnet prepare` wrote to `path`; every file is checked against its checksum first.
 
-    def __init__(self, task: Task, *, path: str | Path, **options: Unpack[BatchOptions]) -> None:
-        super().__init__(open_store(Path(path), verify=True), task, **options)
+    Args:
+        unlabelled_path: a second store, of which no label is looked at, for `synthetic_pretraining`.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        path: str | Path,
+        unlabelled_path: str | Path | None = None,
+        **options: Unpack[BatchOptions],
+    ) -> None:
+        more = None if unlabelled_path is None else open_store(Path(unlabelled_path), verify=True)
+        super().__init__(open_store(Path(path), verify=True), task, unlabelled=more, **options)
         self.account = Account.from_json(read_manifest(path)["account"])
 
 

@@ -46,15 +46,55 @@ def split_weeks(
     """
     ids, labels = _people_and_labels(people, targets)
     _check(len(ids), val_share, test_share, folds, fold, unit)
-    shuffled = np.random.default_rng(seed).permutation(len(ids))
-    rarest_last = np.argsort(-(labels == 1).sum(axis=0), kind="stable")  # the last key is the first to sort by
-    order = shuffled[np.lexsort(labels[shuffled][:, rarest_last].T)]
+    order = _sorted_by_labels(labels, np.random.default_rng(seed).permutation(len(ids)))
     ranks = np.arange(len(order))
     is_test = ranks % folds == fold if folds else _every(ranks, test_share)
     rest = order[~is_test]
     is_val = _every(np.arange(len(rest)), val_share if folds else val_share / (1 - test_share))
     chosen = {"train": rest[~is_val], "val": rest[is_val], "test": order[is_test]}
     return {split: np.flatnonzero(np.isin(people, ids[chosen[split]])) for split in SPLITS}
+
+
+def labelled_weeks(
+    people: npt.NDArray[np.str_], targets: npt.NDArray[np.float32], share: float, seed: int
+) -> npt.NDArray[np.bool_]:
+    """Mark the weeks of the people who keep their labels; the others' weeks are to count as unlabelled.
+
+    First come one person with and one without each condition, the rarest condition first, then people evenly spread
+    over combinations of labels. With the same seed, those who keep their labels at a small share keep them at each
+    larger one. So few people are not a random sample: base rates among them are not those of the rest.
+
+    Args:
+        people: `[week]`, whose week it is.
+        targets: `[week, target]`, NaN where missing; a person counts as positive when any week is.
+        share: of the people, above 0; at least one keeps the labels.
+        seed: of the choice.
+
+    Raises:
+        HeartnetError: a share that is not above 0 and at most 1.
+    """
+    if not 0 < share <= 1:
+        raise HeartnetError(f"data.labelled_share={share}: must be above 0 and at most 1")
+    ids, labels = _people_and_labels(people, targets)
+    order = _sorted_by_labels(labels, np.random.default_rng(seed).permutation(len(ids)))
+    # Steps of the golden section: every beginning of the sequence is spread evenly over the sorted people.
+    places = (np.arange(len(order)) * (np.sqrt(5) - 1) / 2 + 0.5) % 1
+    spread = order[np.argsort(np.argsort(places, kind="stable"), kind="stable")]
+    first: list[int] = []
+    for column in labels[:, np.argsort((labels == 1).sum(axis=0), kind="stable")].T:
+        for label in (1, 0):
+            having = spread[column[spread] == label]
+            if len(having) and not (column[first] == label).any():
+                first.append(int(having[0]))
+    ranked = [*first, *(person for person in spread.tolist() if person not in set(first))]
+    kept = ids[ranked[: max(1, round(share * len(ids)))]]
+    return np.isin(people, kept)
+
+
+def _sorted_by_labels(labels: npt.NDArray[np.float64], shuffled: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    rarest_last = np.argsort(-(labels == 1).sum(axis=0), kind="stable")  # the last key is the first to sort by
+    order: npt.NDArray[np.int64] = shuffled[np.lexsort(labels[shuffled][:, rarest_last].T)]
+    return order
 
 
 def _people_and_labels(

@@ -1,0 +1,47 @@
+"""What is refused once data and network are there: a monitor that nothing logs, a checkpoint beyond the run's end."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from heartnet.datamodule import WeeksDataModule
+from heartnet.errors import HeartnetError, did_you_mean
+from heartnet.metrics import SCORES
+from heartnet.module import HeartnetModule, load_checkpoint
+
+
+def check_monitor(monitor: str | None, data: WeeksDataModule) -> None:
+    """Refuse to choose the best epoch by a number that will not be there.
+
+    Raises:
+        HeartnetError: naming those that will.
+    """
+    if len(data.rows["val"]) == 0 and str(monitor).startswith("val/"):
+        raise HeartnetError(
+            f"checkpoint.monitor={monitor}: no week is in the validation split; "
+            "set checkpoint.monitor=null, or raise data.val_share"
+        )
+    scores = (f"val/{score}/{name}" for score in SCORES[data.task.kind] for name in data.targets)
+    known = ["train/loss", "val/loss", *scores]
+    if monitor is not None and monitor not in known:
+        raise HeartnetError(
+            f"checkpoint.monitor={monitor}: there is {', '.join(known)}, or null.{did_you_mean(monitor, known)}"
+        )
+
+
+def check_resumable(ckpt_path: str, module: HeartnetModule, max_epochs: int | None) -> str | None:
+    """Refuse a checkpoint that a run cannot go on from; return what to tell of one with nothing left to do.
+
+    Raises:
+        HeartnetError: it cannot be read, is of another run, or has more epochs behind it than `max_epochs`.
+    """
+    checkpoint = load_checkpoint(Path(ckpt_path))
+    module.on_load_checkpoint(checkpoint)
+    done, wanted = checkpoint.get("epoch", -1) + 1, max_epochs or math.inf
+    if done > wanted > 0:
+        raise HeartnetError(
+            f"ckpt_path={ckpt_path}: {done} epochs are done, and trainer.max_epochs={wanted}; to train on, "
+            f"give the overrides that the run had (in its config.yaml) and trainer.max_epochs above {done}"
+        )
+    return f"All {done} epochs are done; to train on, raise trainer.max_epochs." if done == wanted else None

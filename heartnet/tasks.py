@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from heartnet.conditions import in_order
 from heartnet.errors import HeartnetError, did_you_mean
-from heartnet.synthetic import TARGETS, synthetic_targets
+from heartnet.synthetic import check_targets, synthetic_targets
 from heartnet.weeks import Weeks
 
 Kind = Literal["conditions", "synthetic"]
@@ -75,17 +75,18 @@ class Synthetic:
     """Predict deterministic functions of the week (`heartnet.synthetic`).
 
     Args:
-        targets: their names.
+        targets: their names, of `heartnet.synthetic.TARGETS`.
 
     Raises:
-        HeartnetError: an empty list.
+        HeartnetError: an empty list, an unknown name, or one that stands twice.
     """
 
     kind: Kind = "synthetic"
 
-    def __init__(self, targets: Sequence[str] = tuple(TARGETS)) -> None:
+    def __init__(self, targets: Sequence[str] = ("day_std_minus_night_std",)) -> None:
         _check_some("task.targets", targets)
         self.targets = tuple(targets)
+        check_targets(self.targets)
 
     def names(self, weeks: Weeks) -> tuple[str, ...]:  # noqa: ARG002 -- every week has them
         return self.targets

@@ -21,13 +21,22 @@ _LOSSES = {
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a loss function of torch: its name, what it was given, options by name, and what came out."""
+    """One call of a loss function of torch.
+
+    Attributes:
+        name: of the function.
+        input, target: what it was given.
+        options: further arguments, by name.
+        result: what came out, as part of the graph.
+        value: the same as it was then: some go on computing in its place.
+    """
 
     name: str
     input: Tensor
     target: Tensor
     options: Mapping[str, Any]
     result: Any
+    value: Tensor | None
 
 
 class Calls(TorchFunctionMode):
@@ -47,5 +56,7 @@ class Calls(TorchFunctionMode):
             given = dict(zip(("input", "target", "weight"), args, strict=False)) | dict(kwargs or {})
             one, other = given.pop("input", None), given.pop("target", None)
             if isinstance(one, Tensor) and isinstance(other, Tensor):
-                self.seen.append(Call(name, one, other, given if len(args) <= 3 else {"unknown": True}, result))
+                options = given if len(args) <= 3 else {"unknown": True}
+                value = result.detach().clone() if isinstance(result, Tensor) else None
+                self.seen.append(Call(name, one, other, options, result, value))
         return result

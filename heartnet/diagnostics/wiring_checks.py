@@ -79,6 +79,7 @@ def _checks(
         met = neighbours(bench, training=mode == "training")
         if met.value is None:
             skipped.append(f"samples that meet in {mode} ({met.reason})")
+            broken.update(["mixing"] if "on purpose" in met.reason else [])
         if met.value is not None and met.value > limit(bench):
             broken.add("mixing")
         return verdicts.mixed(met, limit(bench), mode)

@@ -60,13 +60,21 @@ def flow(bench: Bench, *, heartnet: bool = False) -> Flow:
     touched = torch.zeros(len(weights), dtype=torch.bool)
     reaches = []
     for i in range(table.shape[1]):
-        column = table[:, i].double()
-        mix = torch.linspace(1.0, 2.0, column.numel(), dtype=torch.float64, device=column.device).reshape(column.shape)
-        grads = torch.autograd.grad((column * mix).sum(), weights, retain_graph=True, allow_unused=True)
-        moved = torch.tensor([each is not None and bool(each.abs().max() > 0) for each in grads])
+        moved = _moved(table[:, i], weights)
         touched |= moved
         reaches.append(bool(moved.any()))
+    for each in calls[1:]:
+        touched |= _moved(each.input, weights)
+    if len(calls) > 1:  # outputs of several losses, which may come from several networks
+        reaches = []
     return Flow(weighed, reaches, *_by_layer(bench, names, touched))
+
+
+def _moved(scores: Tensor, weights: Sequence[Tensor]) -> Bool[Tensor, " weight"]:
+    """Return which weights move scores."""
+    mix = torch.linspace(1.0, 2.0, scores.numel(), dtype=scores.dtype, device=scores.device).reshape(scores.shape)
+    grads = torch.autograd.grad((scores * mix).sum(), weights, retain_graph=True, allow_unused=True)
+    return torch.tensor([each is not None and bool(each.abs().max() > 0) for each in grads])
 
 
 def _scores(call: Call) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -64,9 +65,9 @@ def loss_value(bench: Bench) -> list[LossValue]:
     found = [_called(each) for each in calls]
     if not calls:
         found = [LossValue(None, None, "the loss", reason="it calls no loss function of torch.nn.functional")]
-    elif len(calls) == 1 and loss is not None and isinstance(calls[0].result, Tensor):
-        one, whole = calls[0].result, float(loss.detach())
-        if one.dim() == 0 and abs(float(one.detach()) - whole) > 1e-4 * max(abs(whole), 1e-9):
+    elif len(calls) == 1 and loss is not None and calls[0].value is not None:
+        one, whole = calls[0].value, float(loss.detach())
+        if one.dim() == 0 and abs(float(one) - whole) > 1e-4 * max(abs(whole), 1e-9):
             reason = f"the training step makes more of it than {calls[0].name}, whose own value was computed again"
             found.append(LossValue(whole, None, "the loss of the training step", reason=reason))
     return found
@@ -133,11 +134,11 @@ def _called(call: Call) -> LossValue:
     shapes = ""
     if call.name in ("mse_loss", "l1_loss") and call.input.shape != call.target.shape:
         shapes = f"{list(call.input.shape)} and {list(call.target.shape)}"
-    if not isinstance(call.result, Tensor) or options["reduction"] == "none":
-        found = float(call.result.detach().double().mean())
+    if call.value is None:
+        return LossValue(None, None, call.name, reason=f"{call.name} returned no tensor")
+    found = float(call.value.double().mean())
+    if options["reduction"] == "none":
         options["reduction"] = "mean of all"
-    else:
-        found = float(call.result.detach())
     logits, target = _array(call.input), _array(call.target)
     plain = {name: _array(value) if isinstance(value, Tensor) else value for name, value in options.items()}
     if call.name == "cross_entropy":
@@ -199,5 +200,4 @@ def _binary(logits: Array, targets: Array, pos_weight: Array | None = None) -> A
 
 
 def _array(value: Tensor) -> Array:
-    values: Array = value.detach().to("cpu").double().numpy() if value.is_floating_point() else value.cpu().numpy()
-    return values.astype(np.float64) if values.dtype == np.bool_ else values
+    return np.asarray(value.detach().to("cpu", torch.float64).numpy())

@@ -80,7 +80,8 @@ def padded(found: Padding, tolerance: float) -> list[Finding]:
         made.append(finding("fail", "network/order", message, found.order, tolerance, "of the score"))
     known = [each for each in (found.longer, found.alone, found.order) if each is not None]
     if not made and known:
-        made.append(finding("pass", "network/padding", "", max(known), tolerance, "of the score"))
+        where = "network/order" if found.longer is None else "network/padding"
+        made.append(finding("pass", where, "", max(known), tolerance, "of the score"))
     return made
 
 
@@ -153,8 +154,8 @@ def far_start(found: StartLoss | None) -> list[Finding]:
         return [finding("pass", "loss/initial", f"{base} {found.base:.3g} nats", found.found, limit, "nats")]
     message = (
         f"the first loss is {found.found:.3g}, and {base} {found.base:.3g}: the network is sure of wrong answers "
-        "before its first step. Look at the scale of inputs and initial weights, at the last layer's bias (the logit of the "
-        "base rate) and at what the labels mean to the loss"
+        "before its first step. Look at the scale of inputs and initial weights, at the last layer's bias "
+        "(the logit of the base rate) and at what the labels mean to the loss"
     )
     return [finding("warn", "loss/initial", message, found.found, limit, "nats")]
 
@@ -224,8 +225,8 @@ def cut_ranges(found: Sequence[Range], names: Names) -> list[Finding]:
         name = "logits" if everywhere else name_of(names, each.output)
         message = (
             f"over random weights, {'all scores lie' if everywhere else f'the score of {name} lies'} from "
-            f"{each.lowest:.2g} to {each.highest:.2g}, as after a {each.cut_by}, and the loss expects logits: {effect[each.cut_by]}. Leave "
-            f"the {each.cut_by} out"
+            f"{each.lowest:.2g} to {each.highest:.2g}, as after a {each.cut_by}, and the loss expects logits: "
+            f"{effect[each.cut_by]}. Leave the {each.cut_by} out"
         )
         made.append(finding("fail", f"{name}/range", message, each.lowest, None, "lowest score"))
     return made or [finding("pass", "logits/range", "", min(each.lowest for each in found), None, "lowest score")]

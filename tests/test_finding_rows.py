@@ -168,19 +168,19 @@ def test_terminal_table_says_what_to_try_and_takes_brackets_as_they_are() -> Non
 
 
 def test_what_passes_is_one_row_a_check_in_words() -> None:
-    wheres = ("finite", "loss/start", "gradient")
-    fine = [finding("pass", where, check="training_health", message="", unit=where) for where in wheres]
+    wheres = ("rows", "people", "round trip")
+    fine = [finding("pass", where, check="input_contract", message=f"60 weeks, {where}") for where in wheres]
     fine += [finding("pass", "network", check="dead_units", message="no layer of 8 has dead units: 0 of 100 (0 %)")]
     fine += [finding("pass", "an_other", check="other", message="a sentence that goes on and on " * 3)]
     assert passed(rows(fine)) == {
         "dead_units": ["no layer of 8 has dead units"],
-        "other": ["an other"],
-        "training_health": [
-            "all values are finite", "the gradient reaches each layer", "the loss starts where the base rates put it",
+        "input_contract": [
+            "nobody is in two splits", "tensors give back bpm, steps and seconds", "no week is lost or doubled",
         ],
+        "other": ["an other"],
     }  # fmt: skip
     lines = [line for line in printed([finding(), *fine]).splitlines() if "pass" in line]
-    assert ["3 checks passed: all values are finite" in line for line in lines[-3:]] == [False, False, True]
+    assert ["3 checks passed: nobody is in two splits" in line for line in lines[-3:]] == [False, True, False]
 
 
 def test_markdown_table_keeps_its_columns() -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,17 @@ from typing import Any
 import numpy as np
 
 from heartnet.errors import HeartnetError
+from heartnet.finding_rows import why_none
 from heartnet.folders import short as short_path
 from heartnet.page import stages_of, templates
 from heartnet.page.write import write_page
 from heartnet.report.charts import Group, groups
 from heartnet.report.curves import HEIGHT, WIDTH, short
 from heartnet.report.findings import HEIGHT as HISTORY_HEIGHT
-from heartnet.report.findings import MOST as MOST_FINDINGS
 from heartnet.report.findings import WIDTH as HISTORY_WIDTH
-from heartnet.report.findings import Shown, shown
+from heartnet.report.findings import counts, shown
 from heartnet.report.folder import Run, is_run, read_run, runs_below
+from heartnet.report.pictures import gallery
 from heartnet.report.scores import scores_of
 
 FILE = "report.html"
@@ -34,8 +34,7 @@ MARK = "<!-- made by heartnet report -->"
 MOST_BYTES = 20_000_000
 """Bytes of a page at most."""
 
-_PICTURE_BYTES = (9_000_000, 3_000_000, 0)  # of all pictures, tried in turn until the page is small enough
-_ONE_PICTURE = 4_000_000
+_PICTURE_BYTES = (2_000_000, 0)  # of all pictures, tried in turn until the page is small enough
 _CHART_BYTES = 2_500_000
 _CHARACTERS = 150_000  # of all texts, and of each configuration file
 _ONCE = 300  # numbers of a group that are listed
@@ -95,17 +94,19 @@ def report_if_possible(folder: Path) -> Path | None:
 
 def page(run: Run) -> str:
     """Return the page of a run as HTML; it refers to nothing outside itself and runs no script."""
-    found = shown(run.findings)
+    found, more_findings = shown(run.findings)
+    count = counts([each.row for each in found])
     parts = {name: groups(logged.scalars, logged.layout) for name, logged in run.parts.items()}
     left_out = _bound_charts(parts)
     values: dict[str, Any] = {
         "mark": MARK,
         "run": run,
         "when": _when(run),
-        "tiles": _tiles(run, found),
-        "findings": found[:MOST_FINDINGS],
-        "more_findings": len(found) - MOST_FINDINGS,
-        "counts": _counts(found),
+        "tiles": _tiles(run, count),
+        "findings": found,
+        "more_findings": more_findings,
+        "why_none": why_none(run.values) if run.values else "no technique that ends in findings was switched on",
+        "counts": count,
         "history": {"width": HISTORY_WIDTH, "height": HISTORY_HEIGHT},
         "scores": scores_of(run.predictions, bool(run.simulated)),
         "parts": parts,
@@ -122,8 +123,7 @@ def page(run: Run) -> str:
     template = environment.get_template("report.html")
     text = ""
     for budget in _PICTURE_BYTES:
-        pictures, not_shown = _pictures(run, budget)
-        text = template.render(**values, pictures=pictures, pictures_left_out=not_shown)
+        text = template.render(**values, gallery=gallery(run.parts, budget))
         if len(text.encode("utf-8", errors="replace")) < MOST_BYTES:
             break
     size = len(text.encode("utf-8", errors="replace")) / 1e6
@@ -150,30 +150,6 @@ def _bound_charts(parts: dict[str, list[Group]]) -> int:
     return left_out
 
 
-def _pictures(run: Run, budget: int) -> tuple[dict[str, list[dict[str, Any]]], int]:
-    """Return by tag the pictures to show, newest first, and how many are not shown.
-
-    The newest of each tag comes first, then the one before, until `budget` bytes are used.
-    """
-    found: dict[str, list[dict[str, Any]]] = {}
-    left_out = 0
-    tags = {
-        (f"{part}/{tag}" if part else tag): (pictures[::-1], logged.older.get(tag, 0))
-        for part, logged in run.parts.items()
-        for tag, pictures in logged.pictures.items()
-    }
-    for age in range(max((len(pictures) for pictures, _ in tags.values()), default=0)):
-        for tag, (pictures, _) in tags.items():
-            if age < len(pictures):
-                each = pictures[age]
-                fits = len(each.data) <= min(_ONE_PICTURE, budget)
-                budget -= len(each.data) * fits
-                left_out += not fits
-                data = f"data:image/{each.kind};base64,{b64encode(each.data).decode()}" if fits else ""
-                found.setdefault(tag, []).append({"step": each.step, "data": data, "bytes": len(each.data)})
-    return found, left_out + sum(older for _, older in tags.values())
-
-
 def _texts(run: Run) -> list[tuple[str, int, str]]:
     """Return tag, step and text of what was logged as text; the table of findings stands on the page already."""
     found, left = [], _CHARACTERS
@@ -186,10 +162,6 @@ def _texts(run: Run) -> list[tuple[str, int, str]]:
     return found
 
 
-def _counts(found: Sequence[Shown]) -> dict[str, int]:
-    return {status: sum(each.finding.status == status for each in found) for status in ("fail", "warn", "pass")}
-
-
 def _when(run: Run) -> str:
     """Return in words when the run wrote its first and its last entry, in local time."""
     times = [time for logged in run.parts.values() for time in (logged.first, logged.last) if time is not None]
@@ -200,7 +172,7 @@ def _when(run: Run) -> str:
     return f"{first:%d %b %Y, %H:%M} to {until}"
 
 
-def _tiles(run: Run, found: Sequence[Shown]) -> list[tuple[str, str, str]]:
+def _tiles(run: Run, counts: Mapping[str, int]) -> list[tuple[str, str, str]]:
     """Return name, value and a remark of what sums a run up."""
     tiles: list[tuple[str, str, str]] = []
     if run.status is not None:
@@ -212,7 +184,6 @@ def _tiles(run: Run, found: Sequence[Shown]) -> list[tuple[str, str, str]]:
             "failed": "before its end",
         }[state]
         tiles.append(("run", state, remark))
-    counts = _counts(found)
     worst = next((status for status in ("fail", "warn", "pass") if counts[status]), None)
     if worst is not None:
         others = ", ".join(f"{count} {status}" for status, count in counts.items() if count and status != worst)

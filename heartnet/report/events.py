@@ -20,7 +20,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 PATTERN = "events.out.tfevents.*"
 
-KEPT_PICTURES = 8
+KEPT_PICTURES = 4
 """Pictures of a tag that are kept, the newest; the page can show no more than a few."""
 
 _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif"}

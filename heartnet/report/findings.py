@@ -1,4 +1,4 @@
-"""The findings of a run as its page shows them: the newest of each, worst first, with their history."""
+"""The findings of a run as its page shows them: in rows, worst first, with the history of each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from heartnet.finding_rows import Row, rows
 from heartnet.findings import Finding, latest
 from heartnet.report.curves import short
 
@@ -28,7 +29,7 @@ class Shown:
         finding: the newest.
         value: with its unit.
         limit: with its unit; empty if there is none.
-        message: in words; empty where a check passes.
+        message: in words.
         looks: how often it was measured.
         since: the step from which on all looks had this status.
         path: the values over the looks; empty if they are fewer than two.
@@ -47,8 +48,18 @@ class Shown:
     limit_at: float | None
 
 
-def shown(findings: Sequence[Finding]) -> list[Shown]:
-    """Return the newest finding for each (check, where), worst first, with the looks before it.
+@dataclass(frozen=True)
+class ShownRow:
+    """Findings that say the same (`heartnet.finding_rows.rows`), each with its history, the worst first."""
+
+    row: Row
+    members: tuple[Shown, ...]
+
+
+def shown(findings: Sequence[Finding]) -> tuple[list[ShownRow], int]:
+    """Return the newest finding for each (check, where) in rows, worst first, with the looks before it.
+
+    Also return how many are left out, none worse than those that are not.
 
     Args:
         findings: all, oldest first.
@@ -56,7 +67,17 @@ def shown(findings: Sequence[Finding]) -> list[Shown]:
     history: dict[tuple[str, str], list[Finding]] = {}
     for each in findings:
         history.setdefault((each.check, each.where), []).append(each)
-    return [_shown(each, history[each.check, each.where]) for each in latest(findings)]
+    newest = latest(findings)
+    found = [
+        ShownRow(row, tuple(_shown(each, history[each.check, each.where]) for each in row.findings))
+        for row in rows(newest[:MOST])
+    ]
+    return found, max(len(newest) - MOST, 0)
+
+
+def counts(found: Sequence[Row]) -> dict[str, int]:
+    """Return how many rows fail, warn and pass."""
+    return {status: sum(each.worst.status == status for each in found) for status in ("fail", "warn", "pass")}
 
 
 def _shown(newest: Finding, looks: Sequence[Finding]) -> Shown:
@@ -71,7 +92,7 @@ def _shown(newest: Finding, looks: Sequence[Finding]) -> Shown:
         finding=newest,
         value="–" if newest.value is None else f"{short(newest.value)} {newest.unit}".strip(),
         limit="" if newest.limit is None else f"{short(newest.limit)} {newest.unit}".strip(),
-        message="" if newest.status == "pass" else message,
+        message=message,
         looks=len(looks),
         since=since,
         path=path,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import yaml
 from heartnet.account import Account
 from heartnet.errors import HeartnetError
 from heartnet.findings import FILE as FINDINGS
-from heartnet.findings import Finding, read_jsonl
+from heartnet.findings import Finding, in_part, read_jsonl
 from heartnet.report.events import PATTERN, Logged, event_files, read_events
 from heartnet.status import FILE as STATUS
 from heartnet.status import RunStatus, read_status
@@ -91,7 +91,7 @@ def read_run(folder: Path) -> Run:
             run.noted += [f"{part}/{note}" if part else note for note in logged.noted]
         skipped: list[str] = []
         found = read_jsonl(place / FINDINGS, skipped)
-        run.findings += [replace(each, where=f"{part}: {each.where}") if part else each for each in found]
+        run.findings += in_part(found, part)
         run.noted += skipped
     _read_predictions(run)
     _read_account(run)

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from heartnet.finding_rows import rows
 from heartnet.findings import latest
 from heartnet.page import templates
 from heartnet.page.write import write_page
 from heartnet.report import FILE, MARK, page
 from heartnet.report.curves import short
+from heartnet.report.findings import counts
 from heartnet.report.folder import Run, read_run
 from heartnet.report.scores import scores_of
 
@@ -28,33 +30,32 @@ def write_index(folder: Path, runs: Sequence[Path]) -> None:
     Raises:
         HeartnetError: a page cannot be written.
     """
-    rows, values = [], []
+    listed, values = [], []
     for each in runs[-MOST_RUNS:]:
         run = read_run(each)
         write_page(each / FILE, page(run), MARK, "--out")
-        rows.append(_row(run, each.relative_to(folder)))
+        listed.append(_row(run, each.relative_to(folder)))
         values.append(_flat({"callbacks": None, **run.values}))
     shared = set.intersection(*(set(flat) for flat in values))
     keys = sorted(key for key in shared if len({flat[key] for flat in values}) > 1)
-    for row, flat in zip(rows, values, strict=True):
+    for row, flat in zip(listed, values, strict=True):
         row["differs"] = [flat[key] for key in keys[:_MOST_KEYS]]
-    targets = list(dict.fromkeys(name for row in rows for name in row["scores"]))
+    targets = list(dict.fromkeys(name for row in listed for name in row["scores"]))
     environment = templates(Path(__file__).parent)
     text = environment.get_template("index.html").render(
         mark=MARK,
         name="/".join(folder.resolve().parts[-2:]).lstrip("/"),
-        rows=rows,
+        rows=listed,
         keys=keys[:_MOST_KEYS],
         more_keys=len(keys) - _MOST_KEYS,
         targets=targets,
-        left_out=len(runs) - len(rows),
-        simulated=any(row["simulated"] for row in rows),
+        left_out=len(runs) - len(listed),
+        simulated=any(row["simulated"] for row in listed),
     )
     write_page(folder / FILE, text, MARK, "--out")
 
 
 def _row(run: Run, place: Path) -> dict[str, Any]:
-    newest = latest(run.findings)
     scores = scores_of(run.predictions, bool(run.simulated))
     losses = [
         logged.scalars[tag].values[-1]
@@ -66,7 +67,7 @@ def _row(run: Run, place: Path) -> dict[str, Any]:
         "name": place.as_posix(),
         "link": quote((place / FILE).as_posix()),
         "state": "" if run.status is None else run.status.state,
-        "counts": {status: sum(each.status == status for each in newest) for status in ("fail", "warn", "pass")},
+        "counts": counts(rows(latest(run.findings))),
         "loss": short(losses[0]) if len(losses) == 1 else "",
         "scores": {} if scores is None else {target: cells[0][0] for target, _, cells in scores.rows},
         "measure": "" if scores is None else scores.title[0],

@@ -30,6 +30,7 @@ from heartnet.findings import Finding, read_jsonl
 from heartnet.scaling import Scaling
 from heartnet.simulate import simulate
 from heartnet.store import write_store
+from heartnet.synthetic import TARGETS
 from heartnet.tasks import Conditions, Synthetic
 from heartnet.weeks import Weeks
 
@@ -666,7 +667,7 @@ def test_what_is_logged(tmp_path: Path) -> None:
 
 def test_synthetic_targets_and_the_hourly_view(tmp_path: Path) -> None:
     weeks = cohort(16, 2)
-    assert faults(findings(tmp_path / "a", WeeksDataModule(weeks, Synthetic()))) == {}
+    assert faults(findings(tmp_path / "a", WeeksDataModule(weeks, Synthetic(tuple(TARGETS))))) == {}
     hourly = WeeksDataModule(weeks, Conditions(), view="hourly")
     found = findings(tmp_path / "b", hourly)
     assert faults(found) == {}

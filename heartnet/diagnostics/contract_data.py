@@ -338,7 +338,7 @@ def _targets_of(weeks: Weeks, row: int, names: Sequence[str]) -> list[float]:
         local_time=weeks.local_time[span],
         offsets=np.array([0, span.stop - span.start]),
         table=weeks.table[row : row + 1],
-        annotations={},
+        annotations={name: values[span] for name, values in weeks.annotations.items()},
     )
     targets: Float64[np.ndarray, "1 target"] = synthetic_targets(one, tuple(names)).astype(np.float64)
     return [float(value) for value in targets[0]]

@@ -119,6 +119,7 @@ class Baseline(lightning.Callback):
     def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         folder = run_folder(trainer)
         if self._simple is not None and trainer.is_global_zero:
+            folder.mkdir(parents=True, exist_ok=True)
             self._simple.write_parquet(folder / "predictions_baseline.parquet")
         publish(self._findings(trainer, pl_module), trainer)
 

@@ -16,11 +16,16 @@ CONSTANT = 0.1
 """Scores of which 90 % lie within this share of what a linear baseline's span hardly differ between weeks."""
 
 SAME_ORDER = 0.99
-"""Rank correlation, or share of variance, from which a network is a linear model for all that it says."""
+"""Rank correlation with a linear baseline from which a network is one for all that it says."""
+
+LINEAR_SHARE = 0.999
+"""Share of variance of the logits, linear in mean inputs, from which a network is linear: the hourly network without an
+activation function has 0.9996 or more, and with one 0.997 at most, when it has hardly begun to learn."""
 
 _READINGS = ("statistics", "hourly")
-_NOTHING = 0.65
+_NOTHING = 0.7
 """AUROC that the intervals of models that tell nothing have to stay below: wider ones might hide something."""
+_WIDER = 1.31  # an interval of 99 % to one of 95 %: of several models that tell nothing, each has its luck
 
 
 @dataclass(frozen=True)
@@ -90,127 +95,128 @@ def _verdict(it: Comparison, about: About, margin: float, *, lost: bool, all_los
         return _finding(it, about, "fail", message)
     if not it.baselines:
         return _finding(it, about, "warn", "There is no baseline to compare with.")
-    few = min(it.having, it.without) < FEWEST
     constant = it.spread is not None and it.spread < CONSTANT
-    if few:
+    if min(it.having, it.without) < FEWEST:
+        known = "" if math.isnan(it.network.value) else f" (AUROC {it.network.value:.3f})"
         message = (
-            f"{it.having} people with it and {it.without} without are in the test: fewer than {FEWEST} of each are too "
-            f"few to tell whether the network{_scores(it)} is any better than {_list(it, it.baselines)}. Raise "
-            "data.test_share, cross-validate, or add people."
+            f"The test has {it.having} people with it and {it.without} without: fewer than {FEWEST} of each are too "
+            f"few to tell whether the network{known} is any better than {_listed(it)}. Raise data.test_share, "
+            f"cross-validate by person, or add people.{' ' + _hardly(it) if constant else ''}"
         )
-        if constant:
-            message += f" {_hardly(it)}"
         return _finding(it, about, "warn", message)
-    if it.network.high < 0.5:
-        message = (
-            f"AUROC {it.network} is below chance: it ranks the wrong way round. Are labels inverted, or columns of "
-            f"conditions exchanged, in one of the splits? Baselines: {_list(it, it.baselines)}."
-        )
-        return _finding(it, about, "fail", message, it.network.value, 0.5, "AUROC")
     if lost:
         return _lost(it, about, all_lost=all_lost)
-    if constant and any(each.low > 0.5 for each in it.baselines.values()) and not _all_better(it, margin):
+    able = any(each.low > 0.5 for each in it.baselines.values())
+    if constant and able and not all(relation(each, margin) == "better" for each in it.differences.values()):
         return _constant(it, about)
+    if it.network.high < 0.5:
+        message = (
+            f"AUROC {it.network} is below chance, so it ranks the wrong way round. Are labels inverted, or columns of "
+            f"conditions exchanged, in one of the splits? {_beside(it)}"
+        )
+        return _finding(it, about, "fail", message, it.network.value, 0.5, "AUROC")
     return _compared(it, about, margin)
 
 
 def _compared(it: Comparison, about: About, margin: float) -> Finding:
     """Return the verdict of the talk."""
-    fair = [name for name in it.baselines if about.sees_metadata is not False or name in _READINGS] or [*it.baselines]
     relations = {name: relation(each, margin) for name, each in it.differences.items()}
-    best = max(fair, key=lambda name: it.baselines[name].value)
-    worse = [name for name in it.baselines if relations[name] == "worse"]
+    # Without age, sex and BMI a network may well know less than they tell; that is said, but it is not broken.
+    fair = [name for name in relations if about.sees_metadata is not False or name in _READINGS] or [*relations]
+    worse = [name for name in relations if relations[name] == "worse"]
     broken = [name for name in worse if name in fair and name in LINEAR]
-    try_: tuple[str, ...] = ()
+    equal = [name for name in fair if relations[name] == "equal"]
+    unsure = [name for name in fair if relations[name] == "unsure"]
+    best = max(broken or worse or equal or unsure or fair, key=lambda name: it.baselines[name].value)
+    gap = it.differences[best]
+    gap_text = f"{gap.value:+.3f} (95 %: {gap.low:+.3f} to {gap.high:+.3f})"
     status: Status = "warn"
+    try_ = remedies(about.settings)
     if broken:
-        best = max(broken, key=lambda name: it.baselines[name].value)
-        message = (
-            f"{_than(it, best, 'worse')}, a {_words(best)}: the network is broken, or hardly trained, or its inputs "
-            f"are not what they should be."
+        status = "fail"
+        verdict = (
+            f"Worse than {_words(best)}: the network is broken, or hardly trained, or its inputs are not what they "
+            "should be."
         )
-        status, try_ = "fail", remedies(about.settings)
     elif worse:
-        best = max(worse, key=lambda name: it.baselines[name].value)
-        message = f"{_than(it, best, 'worse')}, a {_words(best)}: it is better to use that."
-        if about.sees_metadata is False and about.settings.get("model.metadata") == "none":
-            message += " The network sees none of age, sex and BMI."
-            try_ = ("model.metadata=lstm_state",) if "model.readout" in about.settings else ("model.metadata=logit",)
-    elif all(relations[name] == "better" for name in fair):
-        message, status = f"{_than(it, best, 'better')}, a {_words(best)}.", "pass"
-    elif "equal" in (equal := {relations[name]: name for name in fair}):
-        best = equal["equal"]
-        message = (
-            f"{_than(it, best, 'no better')}, a {_words(best)}: no value beyond those simple features. Step back and "
-            "think of the problem anew."
-        )
-        try_ = remedies(about.settings)
+        verdict = f"Worse than {_words(best)}: better use that."
+        if about.settings.get("model.metadata") == "none":
+            verdict += " The network does not see age, sex and BMI."
+            # The network on readings and the one on hours take them in at different places.
+            place = "lstm_state" if "model.readout" in about.settings else "logit"
+            try_ = (f"model.metadata={place}", *try_)
+    elif equal:
+        verdict = f"No better than {_words(best)}: no value beyond such simple features. Think of the problem anew."
+    elif unsure:
+        half = (gap.high - gap.low) / 2
+        times = math.ceil((half / max(abs(gap.value), margin)) ** 2)
+        verdict = f"The interval is too wide to tell whether it is better than {_words(best)}."
+        verdict += f" With {times} times as many people it could be told." if 1 < times <= 100 else ""
+        try_ = ()
     else:
-        unsure = [name for name in fair if relations[name] == "unsure"]
-        best = max(unsure, key=lambda name: it.baselines[name].value)
-        message = f"{_cannot_tell(it, best, margin)}"
-    remarks = _remarks(it, about, relations)
-    if remarks and status == "pass" and about.linear.get(it.target, 0) >= SAME_ORDER:
-        status = "warn"
-    message = " ".join([message, *remarks, _about(it)])
-    difference = it.differences[best]
-    unit = f"AUROC over {best}, {difference.low:.3f} to {difference.high:.3f}"
-    return _finding(it, about, status, message, difference.value, None, unit, try_)
+        status, verdict, try_ = "pass", "", ()
+    linear, rest = _linear_remark(it, about), _remarks(it, about, relations)
+    if linear:
+        status = "fail" if broken else "warn"
+    numbers = f"AUROC {it.network.value:.3f}, {gap_text} against {best}."
+    if status == "pass":  # of what passes, the words before the bracket are shown
+        numbers = f"{it.target} {gap.value:.3f} better than {best} (95 %: {gap.low:.3f} to {gap.high:.3f})."
+    message = " ".join(filter(None, [numbers, verdict, linear, *rest, _beside(it)]))
+    return _finding(it, about, status, message, gap.value, 0.0, f"AUROC over {best}", try_)
+
+
+def _linear_remark(it: Comparison, about: About) -> str:
+    """Return a sentence if the network is no more than a linear model; otherwise nothing."""
+    same = max(it.rank, key=lambda name: it.rank[name], default="")
+    if about.linear.get(it.target, 0.0) >= LINEAR_SHARE:
+        how = f"{about.linear[it.target]:.1%} of the variance of its logits is linear in the means of a week's inputs"
+    elif same and it.rank[same] >= SAME_ORDER:
+        how = f"it orders weeks as {_words(same)} does, with a rank correlation of {it.rank[same]:.3f}"
+    else:
+        return ""
+    return (
+        f"The network is no more than a linear model ({how}): has it no activation function between its layers, or has "
+        "it only begun to learn?"
+    )
 
 
 def _remarks(it: Comparison, about: About, relations: Mapping[str, str]) -> list[str]:
     """Return sentences on what the network may be doing."""
     found = []
-    share = about.linear.get(it.target, 0.0)
-    same = max(it.rank, key=lambda name: it.rank[name], default=None)
-    if share >= SAME_ORDER:
-        found.append(
-            f"Its logits are a linear function of the means of a week's inputs ({share:.1%} of their variance), so it "
-            "is no more than a linear model: is there an activation function between its layers?"
-        )
-    elif same is not None and it.rank[same] >= SAME_ORDER:
-        found.append(
-            f"It orders weeks as the {_words(same)} does (rank correlation {it.rank[same]:.3f}), so it is no more than "
-            "a linear model: is there an activation function between its layers?"
-        )
     if about.sees_metadata is not False and relations.get("metadata", "better") != "better":
-        rank = it.rank.get("metadata")
+        rank = f", rank correlation {it.rank['metadata']:.2f}" if "metadata" in it.rank else ""
+        gap = it.differences["metadata"]
         found.append(
-            f"It is not clearly better than age, sex and BMI alone ({it.differences['metadata']}"
-            + (f", rank correlation {rank:.2f}" if rank is not None else "")
-            + "): it may be leaning on them."
+            f"Against age, sex and BMI alone it is {gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}{rank}): it may "
+            "be leaning on them."
         )
     readings = [name for name in it.baselines if name in _READINGS]
-    if readings and all(_at_chance(it.baselines[name]) for name in readings) and relations[readings[0]] != "better":
-        found.append("What simple models make of the readings is no better than chance: do they belong to the labels?")
+    if readings and all(_at_chance(it.baselines[name]) and relations[name] != "better" for name in readings):
+        found.append("What a simple model makes of the readings is at chance: do they belong to these labels?")
     return found
 
 
 def _lost(it: Comparison, about: About, *, all_lost: bool) -> Finding:
     message = (
-        f"AUROC {it.network}, and of the baselines {_list(it, it.baselines)}: nothing in the inputs tells the label. "
-        "Do labels and weeks belong together? Check how they are joined (the same user, the same week, the same order "
-        "of rows), and whether weeks were shifted or sorted after the labels were attached; if they do, the inputs do "
-        "not hold it."
+        f"AUROC {it.network}, baselines {_listed(it)}: nothing that these see tells the label from chance. Do labels "
+        "and weeks belong together? Check how they were joined (the same user, the same week, the same order of rows), "
+        "and whether anything was sorted, shifted or shuffled after that. "
     )
-    if all_lost:
-        message += " No condition can be told, which speaks for the joining."
-    return _finding(
-        it, about, "fail" if all_lost else "warn", f"{message} {_about(it)}", it.network.value, 0.5, "AUROC"
-    )
+    message += "It is so for all conditions, which speaks for it. " if all_lost else ""
+    linear = _linear_remark(it, about)
+    message = " ".join(filter(None, [message.strip(), linear, _people(it)]))
+    return _finding(it, about, "fail" if all_lost else "warn", message, it.network.value, 0.5, "AUROC")
 
 
 def _constant(it: Comparison, about: About) -> Finding:
-    able = max((name for name in it.baselines), key=lambda name: it.baselines[name].value)
+    able = max(it.baselines, key=lambda name: it.baselines[name].value)
     message = (
-        f"{_hardly(it)} And it can be told: {able} reaches AUROC {it.baselines[able]}, the network {it.network}. The "
-        "network gives the base rate to everybody, which for a rare condition is cheap; train longer or faster, weigh "
-        f"its positives more in the loss, and see whether gradients reach its head. {_about(it)}"
+        f"{_hardly(it)} Yet it can be told: {able} reaches AUROC {it.baselines[able]}, the network {it.network}. "
+        "Giving everybody the base rate is a cheap answer for a rare condition: train longer or faster, weigh its "
+        f"positives more in the loss, and see whether gradients reach its head. {_beside(it)}"
     )
-    settings = dict(about.settings)
     status: Status = "warn" if it.network.low > 0.5 else "fail"
-    spread = 0.0 if it.spread is None else it.spread
-    return _finding(it, about, status, message, spread, CONSTANT, "of the baseline's spread", remedies(settings))
+    return _finding(it, about, status, message, it.spread, CONSTANT, "of a baseline's spread", remedies(about.settings))
 
 
 def _hardly(it: Comparison) -> str:
@@ -228,57 +234,31 @@ def _nothing_tells(it: Comparison) -> bool:
 
 
 def _at_chance(score: Interval) -> bool:
-    return score.low <= 0.5
+    return score.value - _WIDER * (score.value - score.low) <= 0.5
 
 
-def _all_better(it: Comparison, margin: float) -> bool:
-    return all(relation(each, margin) == "better" for each in it.differences.values())
+def _beside(it: Comparison) -> str:
+    ceiling = "" if it.ceiling is None else f" One who sees the true traits of simulated people: {it.ceiling:.3f}."
+    return f"Baselines: {_listed(it)}.{ceiling} {_people(it)}"
 
 
-def _than(it: Comparison, name: str, how: str) -> str:
-    return f"AUROC {it.network.value:.3f}, {_gap(it.differences[name])} against {name}: {how} than {name}"
+def _people(it: Comparison) -> str:
+    return f"{it.having} people with it, {it.without} without."
 
 
-def _gap(difference: Interval) -> str:
-    return f"{difference.value:+.3f} (95 %: {difference.low:+.3f} to {difference.high:+.3f})"
-
-
-def _cannot_tell(it: Comparison, name: str, margin: float) -> str:
-    difference = it.differences[name]
-    half = (difference.high - difference.low) / 2
-    times = math.ceil((half / max(abs(difference.value), margin)) ** 2)
-    more = f" About {times} times as many people would tell." if 1 < times < 1000 else ""
-    return (
-        f"AUROC {it.network.value:.3f}, {_gap(difference)} against {name}, a {_words(name)}: the interval is too wide "
-        f"to tell whether the network is better.{more}"
-    )
-
-
-def _about(it: Comparison) -> str:
-    others = f"Baselines: {_list(it, it.baselines)}. {it.having} people with it, {it.without} without."
-    if it.ceiling is not None:
-        others += f" One who sees the true traits of these simulated people reaches {it.ceiling:.3f}."
-    return others
-
-
-def _scores(it: Comparison) -> str:
-    return "" if math.isnan(it.network.value) else f" (AUROC {it.network.value:.3f})"
-
-
-def _list(it: Comparison, names: Mapping[str, Interval] | Sequence[str]) -> str:
-    return ", ".join(
-        name if math.isnan(it.baselines[name].value) else f"{name} {it.baselines[name].value:.3f}" for name in names
-    )
+def _listed(it: Comparison) -> str:
+    each = it.baselines.items()
+    return ", ".join(name if math.isnan(score.value) else f"{name} {score.value:.3f}" for name, score in each)
 
 
 def _words(name: str) -> str:
     seen = {
-        "metadata": "logistic regression on age, sex and BMI",
-        "statistics": "logistic regression on eleven statistics of the readings",
-        "hourly": "logistic regression on mean and spread of hourly features",
+        "metadata": "a logistic regression on age, sex and BMI",
+        "statistics": "a logistic regression on eleven statistics of the readings",
+        "hourly": "a logistic regression on mean and spread of hourly features",
         "boosting": "gradient boosting on hourly features, age, sex and BMI",
     }
-    return seen.get(name, "simple model")
+    return seen.get(name, "a simple model")
 
 
 def _finding(

@@ -14,6 +14,7 @@ from heartnet.diagnostics.contract_batches import Parts, parts_of
 from heartnet.errors import HeartnetError
 
 _MOST_MEANS = 64
+_EDGE = 1 / 16
 
 
 class Tested:
@@ -21,8 +22,8 @@ class Tested:
 
     Attributes:
         rows: `[batch][week]`, the rows of the weeks in the data.
-        means: `[batch][week, feature]`, of each channel over the valid steps, then the metadata, as the network sees
-            them.
+        means: `[batch][week, feature]`, of each channel over the valid steps, over the first sixteenth of them and over
+            the last, where padded convolutions see less; then the metadata; all as the network sees them.
         scores: `[batch][week, target]`, of modules that return them.
     """
 
@@ -58,11 +59,18 @@ class Tested:
 def _means(parts: Parts) -> npt.NDArray[np.float64]:
     if parts.inputs is None:
         return np.empty((parts.weeks, 0))
-    inputs = parts.inputs.double()
-    valid = torch.ones_like(inputs[..., 0]) if parts.valid is None else parts.valid.double()
-    mean = (inputs * valid[..., None]).sum(dim=1) / valid.sum(dim=1).clamp(min=1)[:, None]
-    known = [mean[:, :_MOST_MEANS], *([] if parts.metadata is None else [parts.metadata.double()[:, :_MOST_MEANS]])]
-    return torch.cat(known, dim=1).nan_to_num(0, 0, 0).cpu().numpy()
+    inputs = parts.inputs[..., :_MOST_MEANS].double().nan_to_num(0, 0, 0)
+    steps = torch.arange(inputs.shape[1], device=inputs.device).expand(inputs.shape[:2])
+    valid = torch.ones_like(steps) if parts.valid is None else parts.valid.long()
+    lengths = valid.sum(dim=1, keepdim=True)
+    edge = (lengths * _EDGE).ceil()
+    found = []
+    for part in (valid, valid * (steps < edge), valid * (steps >= lengths - edge)):
+        share = part.double() / part.sum(dim=1, keepdim=True).clamp(min=1)
+        found.append(torch.einsum("btc,bt->bc", inputs, share))
+    if parts.metadata is not None:
+        found.append(parts.metadata.double()[:, :_MOST_MEANS].nan_to_num(0, 0, 0))
+    return torch.cat(found, dim=1).cpu().numpy()
 
 
 def _scores(outputs: Any, weeks: int) -> npt.NDArray[np.float32] | None:

@@ -163,11 +163,9 @@ class Baseline(lightning.Callback):
         skipped = [_skipped(name, step) for name in self._without]
         if data.task.kind == "conditions":
             return [*skipped, *condition_findings(compared, about, self.margin)]
-        units = {name: TARGETS[name][1] for name in data.targets}
-        gate = target_findings(
-            compared, about, units=units, guesses=_guesses(data, rows), limit=self.explained, people=f"{by}s"
-        )
-        return [*skipped, *gate]
+        units = {name: TARGETS[name].unit for name in data.targets}
+        guesses = _guesses(data, rows)
+        return [*skipped, *target_findings(compared, about, units=units, guesses=guesses, limit=self.explained)]
 
 
 def _data_of(trainer: lightning.Trainer) -> WeeksDataModule | None:

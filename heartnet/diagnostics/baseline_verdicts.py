@@ -61,7 +61,7 @@ def condition_findings(comparisons: Sequence[Comparison], about: About, margin: 
         margin: AUROC below which a difference is of no use.
     """
     lost = [each for each in comparisons if _nothing_tells(each)]
-    all_lost = len(lost) == len(comparisons)
+    all_lost = len(lost) == len([each for each in comparisons if not _too_few(each)])
     return [_verdict(each, about, margin, lost=each in lost, all_lost=all_lost) for each in comparisons]
 
 
@@ -74,7 +74,7 @@ def relation(difference: Interval, margin: float) -> str:
     return "equal" if difference.high < margin else "unsure"
 
 
-def remedies(settings: Mapping[str, object], *, longer: bool = True) -> tuple[str, ...]:
+def remedies(settings: Mapping[str, object]) -> tuple[str, ...]:
     """Return overrides by which a network of ours may learn more; none for one from elsewhere."""
     found = []
     if settings.get("model.readout") == "mean":
@@ -84,7 +84,7 @@ def remedies(settings: Mapping[str, object], *, longer: bool = True) -> tuple[st
     rate, epochs = settings.get("module.learning_rate"), settings.get("trainer.max_epochs")
     if isinstance(rate, float) and 0 < rate < 3e-3:
         found.append("module.learning_rate=3e-3")
-    if longer and isinstance(epochs, int) and epochs > 0:
+    if isinstance(epochs, int) and epochs > 0:
         found.append(f"trainer.max_epochs={2 * epochs}")
     return tuple(found)
 
@@ -96,12 +96,12 @@ def _verdict(it: Comparison, about: About, margin: float, *, lost: bool, all_los
     if not it.baselines:
         return _finding(it, about, "warn", "There is no baseline to compare with.")
     constant = it.spread is not None and it.spread < CONSTANT
-    if min(it.having, it.without) < FEWEST:
+    if _too_few(it):
         known = "" if math.isnan(it.network.value) else f" (AUROC {it.network.value:.3f})"
         message = (
-            f"The test has {it.having} people with it and {it.without} without: fewer than {FEWEST} of each are too "
-            f"few to tell whether the network{known} is any better than {_listed(it)}. Raise data.test_share, "
-            f"cross-validate by person, or add people.{' ' + _hardly(it) if constant else ''}"
+            f"The test has {it.having} {it.people} with it and {it.without} without: fewer than {FEWEST} of each are "
+            f"too few to tell whether the network{known} is any better than {_listed(it)}. Raise data.test_share, "
+            f"cross-validate by person, or add {it.people}.{' ' + _hardly(it) if constant else ''}"
         )
         return _finding(it, about, "warn", message)
     if lost:
@@ -151,7 +151,7 @@ def _compared(it: Comparison, about: About, margin: float) -> Finding:
         half = (gap.high - gap.low) / 2
         times = math.ceil((half / max(abs(gap.value), margin)) ** 2)
         verdict = f"The interval is too wide to tell whether it is better than {_words(best)}."
-        verdict += f" With {times} times as many people it could be told." if 1 < times <= 100 else ""
+        verdict += f" With {times} times as many {it.people} it could be told." if 1 < times <= 100 else ""
         try_ = ()
     else:
         status, verdict, try_ = "pass", "", ()
@@ -226,9 +226,13 @@ def _hardly(it: Comparison) -> str:
     )
 
 
+def _too_few(it: Comparison) -> bool:
+    return min(it.having, it.without) < FEWEST
+
+
 def _nothing_tells(it: Comparison) -> bool:
     """Tell whether network and all baselines are at chance, and closely so."""
-    if it.diverged or not it.baselines or min(it.having, it.without) < FEWEST:
+    if it.diverged or not it.baselines or _too_few(it):
         return False
     return all(_at_chance(each) and each.high < _NOTHING for each in (it.network, *it.baselines.values()))
 
@@ -243,7 +247,7 @@ def _beside(it: Comparison) -> str:
 
 
 def _people(it: Comparison) -> str:
-    return f"{it.having} people with it, {it.without} without."
+    return f"{it.having} {it.people} with it, {it.without} without."
 
 
 def _listed(it: Comparison) -> str:

@@ -33,6 +33,7 @@ class Comparison:
         target: its name.
         weeks: test weeks of which the target is known and every model has a score.
         diverged: those among them for which the network's score is NaN or infinite; if any, nothing below is known.
+        by: what was resampled.
         users: how many people the weeks are of, or weeks where these are resampled.
         having, without: of a condition, how many of them have it in some week, and have it not in some week.
         network: the network's score.
@@ -48,6 +49,7 @@ class Comparison:
     target: str
     weeks: int
     diverged: int
+    by: Unit = "user"
     users: int = 0
     having: int = 0
     without: int = 0
@@ -58,6 +60,11 @@ class Comparison:
     spread: float | None = None
     rank: Mapping[str, float] = field(default_factory=dict)
     errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def people(self) -> str:
+        """What was resampled, in words."""
+        return "people" if self.by == "user" else "weeks"
 
 
 def compare(
@@ -96,7 +103,7 @@ def _compare(target: object, part: pl.DataFrame, kind: str, by: Unit, options: d
     scores = {model: table[model].to_numpy().astype(np.float64) for model in models}
     diverged = int((~np.isfinite(scores[NETWORK])).sum())
     if diverged or len(table) == 0:
-        return Comparison(str(target), len(table), diverged)
+        return Comparison(str(target), len(table), diverged, by)
     users = table["user_id"].to_numpy().astype(str) if by == "user" else np.arange(len(table)).astype(str)
     conditions = kind == "conditions"
     names = [name for name in models if name not in (NETWORK, CEILING)]
@@ -113,6 +120,7 @@ def _compare(target: object, part: pl.DataFrame, kind: str, by: Unit, options: d
         target=str(target),
         weeks=len(table),
         diverged=0,
+        by=by,
         users=len(np.unique(users)),
         having=len(np.unique(users[value == 1])) if conditions else 0,
         without=len(np.unique(users[value == 0])) if conditions else 0,

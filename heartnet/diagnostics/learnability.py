@@ -18,7 +18,6 @@ def target_findings(
     units: Mapping[str, str],
     guesses: Mapping[str, tuple[float, float]],
     limit: float = 0.8,
-    people: str = "people",
 ) -> list[Finding]:
     """Return for each synthetic target whether the architecture can learn it: the share of variance it explains.
 
@@ -35,22 +34,19 @@ def target_findings(
         units: of each target.
         guesses: by target, mean absolute and root mean square error of predicting the training split's mean.
         limit: share of variance to explain.
-        people: what was resampled.
     """
-    return [_verdict(it, about, units.get(it.target, ""), guesses.get(it.target), limit, people) for it in comparisons]
+    return [_verdict(it, about, units.get(it.target, ""), guesses.get(it.target), limit) for it in comparisons]
 
 
-def _verdict(
-    it: Comparison, about: About, unit: str, guess: tuple[float, float] | None, limit: float, people: str
-) -> Finding:
+def _verdict(it: Comparison, about: About, unit: str, guess: tuple[float, float] | None, limit: float) -> Finding:
     if it.diverged:
         message = f"The prediction is NaN or infinite for {it.diverged} of {it.weeks} test weeks: it has diverged."
         return Finding(CHECK, "fail", it.target, None, limit, "of variance", message, (), about.step)
     share = it.network
     if it.users < FEWEST or math.isnan(share.value):
         message = (
-            f"{it.users} {people} with this target are in the test: fewer than {FEWEST} are too few to tell whether it "
-            f"is learned{'' if math.isnan(share.value) else f' (here {share.value:.0%} of variance are explained)'}."
+            f"{it.users} {it.people} with this target are in the test: fewer than {FEWEST} are too few to tell whether "
+            f"it is learned{'' if math.isnan(share.value) else f' (here {share.value:.0%} of variance are explained)'}."
         )
         return Finding(CHECK, "warn", it.target, None, limit, "of variance", message, (), about.step)
     below = [name for name, each in it.differences.items() if each.high < 0 and name in LINEAR and name != "metadata"]
@@ -73,8 +69,9 @@ def _verdict(
             "it is near 0, there are too few weeks."
         )
     try_ = remedies(about.settings) if status != "pass" else ()
-    unit_of_share = f"of variance, {share.low:.2f} to {share.high:.2f}"
-    return Finding(CHECK, status, it.target, round(share.value, 4), limit, unit_of_share, message, try_, about.step)
+    if status == "pass":  # of what passes, the words before the bracket are shown
+        message = f"{it.target} {share.value:.0%} of variance explained ({message})"
+    return Finding(CHECK, status, it.target, round(share.value, 4), limit, "of variance", message, try_, about.step)
 
 
 def _errors(it: Comparison, unit: str, guess: tuple[float, float] | None) -> str:

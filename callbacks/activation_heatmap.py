@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,12 +12,13 @@ import pytorch_lightning as lightning
 import torch
 
 from heartnet.datamodule import WeeksDataModule
-from heartnet.diagnostics.adapt import Adapted, guess_probe
-from heartnet.diagnostics.cadence import cadence_of
+from heartnet.diagnostics.adapt import guess_probe
+from heartnet.diagnostics.cadence import BLIND, cadence_of, failure, typical_spread
 from heartnet.diagnostics.cadence import verdict as cadence_verdict
 from heartnet.diagnostics.fixed import first_loader, fixed_weeks, leaves
-from heartnet.diagnostics.heatmap import Order, Rows, collect, constant_rows, order_of
+from heartnet.diagnostics.heatmap import Order, Rows, bare, collect, inputs_of, order_of
 from heartnet.diagnostics.layers import find_layers
+from heartnet.diagnostics.pixels import Pixels, image_probe, part_that_is_called
 from heartnet.diagnostics.probe import Probe
 from heartnet.diagnostics.signals import KnownWeek, at_positions, signals_of
 from heartnet.diagnostics.unit_table import from_plain, markdown, to_plain, unit_table, verdict, worth_telling
@@ -47,14 +49,16 @@ class ActivationHeatmap(lightning.Callback):
     `heartnet.diagnostics.cadence`.
 
     Training is not disturbed: weights end up the same, bit for bit. Works on any LightningModule whose inputs are
-    sequences `[batch, time, channel]`; of others a finding says why there are no pictures. Layers that are functions,
-    and cells called step by step in a loop, cannot be seen.
+    sequences `[batch, time, channel]`, or images `[batch, channel, height, width]`: rows of pixels, without signals and
+    cadence. Of others a finding says why there are no pictures. Layers that are functions, and cells called step by
+    step in a loop, cannot be seen.
 
     Logs:
         `activation_heatmap/{layer}`: the picture; of further weeks `activation_heatmap/{layer}/week_2` and so on.
         `activation_heatmap/constant/{layer}`: share of units that do not change in time, in all weeks.
         `activation_heatmap/silent/{layer}`: share of units silent in dense stretches.
-        `activation_heatmap/best/{signal}`: AUC, or |rank correlation|, of the best unit, at step 0 and at the end.
+        `activation_heatmap/best/{signal}`: AUC from 0.5, or rank correlation from 0, of the best unit, whether it rises
+            or falls with the signal; at step 0 and at the end.
         `activation_heatmap/unit/{signal}`: that unit as the colour of a week's heart rate, at the end.
         `activation_heatmap/units`: the ranked table (text), at the end.
         `findings`: the table of verdicts (text).
@@ -84,7 +88,7 @@ class ActivationHeatmap(lightning.Callback):
     SCALARS: ClassVar[Mapping[str, Sequence[str]]] = {
         "constant: share of units": [r"activation_heatmap/constant/"],
         "silent in dense stretches: share of units": [r"activation_heatmap/silent/"],
-        "best unit for each signal: AUC or |rank correlation|": [r"activation_heatmap/best/"],
+        "best unit for each signal: AUC or rank correlation": [r"activation_heatmap/best/"],
     }
 
     def __init__(
@@ -117,6 +121,8 @@ class ActivationHeatmap(lightning.Callback):
         self.probe = probe or _probe_of
         self.orders: dict[str, Order] = {}
         self.untrained: list[Meaning] = []
+        self.spreads: dict[str, float] = {}
+        self._blind: list[str] = []
         self._fixed: tuple[Probe, list[KnownWeek]] | None = None
         self._panels: dict[int, np.ndarray] = {}
         self._failed = False
@@ -126,7 +132,12 @@ class ActivationHeatmap(lightning.Callback):
             name: {"rows": torch.from_numpy(each.rows), "signs": torch.from_numpy(each.signs)}
             for name, each in self.orders.items()
         }
-        return {"orders": orders, "untrained": to_plain(self.untrained)}
+        return {
+            "orders": orders,
+            "untrained": to_plain(self.untrained),
+            "spreads": dict(self.spreads),
+            "blind": list(self._blind),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.orders = {
@@ -134,10 +145,11 @@ class ActivationHeatmap(lightning.Callback):
             for name, each in state_dict["orders"].items()
         }
         self.untrained = from_plain(state_dict["untrained"])
+        self.spreads, self._blind = state_dict.get("spreads", {}), state_dict.get("blind", [])
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.global_step == 0:
-            self.orders, self.untrained = {}, []
+            self.orders, self.untrained, self.spreads, self._blind = {}, [], {}, []
         self._failed = False
         if trainer.global_step == 0 or not self.orders:  # a resumed run goes on with its own
             self._look(trainer, pl_module)
@@ -173,13 +185,16 @@ class ActivationHeatmap(lightning.Callback):
         probe, weeks = self._fixed = self._fixed or self._fix(trainer, pl_module)
         step = trainer.global_step
         layers = collect(probe, self.layers, after_activation=self.after_activation)
-        inputs = _inputs(probe)
+        inputs = inputs_of(probe)
         cadences = cadence_of(layers, inputs, probe.channels, weeks)
-        scalars = {f"constant/{each.layer}": _constant_share(each) for each in layers}
+        scalars = {f"constant/{each.layer}": each.constant for each in layers}
         scalars |= {f"silent/{each.layer}": each.silent for each in cadences if each.silent is not None}
-        found = cadence_verdict(cadences, _settings(probe.network), step)
+        if step == 0:
+            self.spreads = {each.layer: typical_spread(each) for each in layers}
+        found = cadence_verdict(cadences, _settings(probe.network), step, failure(layers, self.spreads))
+        found += self._over(found, step)
         meanings: list[Meaning] = []
-        if self.units and (last or step == 0):
+        if self.units and not isinstance(probe.network, Pixels) and (last or step == 0):
             signals = [signals_of(week) | _checked(self.signals(week), week) for week in weeks]
             shifts = self.shifts if last else 0  # chance is asked for once
             meanings = unit_meanings([inputs, *layers], signals, lags=self.lags, shifts=shifts)
@@ -192,6 +207,14 @@ class ActivationHeatmap(lightning.Callback):
             logger.log_metrics({f"activation_heatmap/{name}": value for name, value in scalars.items()}, step=step)
         self._draw(trainer, layers, weeks, meanings if last else [])
         return found
+
+    def _over(self, found: Sequence[Finding], step: int) -> list[Finding]:
+        """Return that a layer found blind before is blind no more, so that the old verdict does not stand."""
+        blind = [each.where for each in found if each.status != "pass"]
+        over = [each for each in self._blind if each not in blind] if found else []
+        self._blind = blind if found else self._blind
+        message = "its units do not fall silent any more, or a layer before is named now"
+        return [Finding("cadence", "pass", each, None, BLIND, "", message, step=step) for each in over]
 
     def _fix(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> tuple[Probe, list[KnownWeek]]:
         """Choose the weeks, and find out what is known of them."""
@@ -209,14 +232,14 @@ class ActivationHeatmap(lightning.Callback):
             rows = telling_rows(data, self.weeks, self.among)
             probe = probe_of(data.batch(np.array(rows)))
         if self.layers is not None:
-            network = probe.network.network if isinstance(probe.network, Adapted) else probe.network
             try:
-                find_layers(network, self.layers)
+                find_layers(bare(probe.network)[1], self.layers)
             except HeartnetError as error:
                 raise _WrongOptionError(f"callbacks.activation_heatmap.layers={list(self.layers)}: {error}") from error
-        return probe, [
-            known_week(probe, place, data, rows[place] if rows else -1) for place in range(len(probe.lengths))
-        ]
+        known = [known_week(probe, place, data, rows[place] if rows else -1) for place in range(len(probe.lengths))]
+        if isinstance(probe.network, Pixels):
+            known = [replace(each, along="pixels, row by row") for each in known]
+        return probe, known
 
     def _draw(
         self,
@@ -280,14 +303,6 @@ def _not_measured(error: Exception, step: int) -> Finding:
     return Finding("activation_heatmap", "warn", "all layers", None, None, "", message, step=step)
 
 
-def _inputs(probe: Probe) -> Rows:
-    weeks = tuple(
-        np.ascontiguousarray(values[: int(length)].T.float().cpu().numpy())
-        for values, length in zip(probe.inputs, probe.lengths, strict=True)
-    )
-    return Rows("inputs", "linear", weeks, "output", len(probe.channels))
-
-
 def _checked(signals: Mapping[str, Any], week: KnownWeek) -> dict[str, np.ndarray]:
     found = {name: np.asarray(values, dtype=np.float64) for name, values in signals.items()}
     for name, values in found.items():
@@ -297,10 +312,6 @@ def _checked(signals: Mapping[str, Any], week: KnownWeek) -> dict[str, np.ndarra
                 "a value for each reading of the week"
             )
     return found
-
-
-def _constant_share(layer: Rows) -> float:
-    return float(np.all([constant_rows(week) for week in layer.weeks], axis=0).mean())
 
 
 def _best(meaning: Meaning) -> float:
@@ -327,7 +338,8 @@ def _probe_of(module: lightning.LightningModule, batch: Any) -> Probe:
         probe = own(batch)
         assert isinstance(probe, Probe), f"{type(module).__name__}.probe returned {type(probe).__name__}, not a Probe"
         return probe
-    return guess_probe(module, batch, outputs=("any",))  # what it answers is not asked
+    called = part_that_is_called(module)  # what it answers is not asked
+    return image_probe(called, batch) or guess_probe(called, batch, outputs=("any",))
 
 
 def _data_of(trainer: lightning.Trainer) -> WeeksDataModule | None:

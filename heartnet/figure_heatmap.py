@@ -80,7 +80,7 @@ def heatmap_figure(
     main.set_xlim(0, len(known))
     main.set_ylim(len(values), 0)
     main.set_yticks([])
-    main.set_xlabel("readings", fontsize=9, labelpad=1)
+    main.set_xlabel(known.along, fontsize=9, labelpad=1)
     main.tick_params(labelsize=8, bottom=True, labelbottom=True)
     for place, _ in _day_ticks(known):
         main.axvline(place, color="#000000", alpha=0.25, linewidth=0.6)

@@ -29,10 +29,12 @@ def best_unit_figure(
     week = meaning.weeks[int(np.argmax(meaning.weekly[best] * np.sign(meaning.effects[best])))]
     layer = next(each for each in layers if each.layer == meaning.layers[best])
     unit, value = int(meaning.numbers[best]), meaning.shown(meaning.effects[best])
-    name = weeks[week].name
+    name, lag = weeks[week].name, int(meaning.lags[best])
     title = (
-        f"{layer.layer}, unit {unit}: {meaning.signal.replace('_', ' ')}, "
-        f"{'AUC' if meaning.binary else '|rank correlation|'} {value:.2f}{f', {name}' if name else ''}"
+        f"{layer.layer}, unit {unit}: {'falls' if meaning.effects[best] < 0 else 'rises'} with "
+        f"{meaning.signal.replace('_', ' ')}"
+        f"{f', {abs(lag)} readings ' + ('later' if lag > 0 else 'earlier') if lag else ''}: "
+        f"{'AUC' if meaning.binary else 'rank correlation'} {value:.2f}{f' ({name})' if name else ''}"
     )
     return unit_figure(layer.weeks[week][unit], weeks[week], title=title, signal=meaning.signal, step=step)
 

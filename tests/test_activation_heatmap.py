@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from callbacks.activation_heatmap import ActivationHeatmap
 from heartnet.datamodule import SimulatedData, WeeksDataModule
 from heartnet.diagnostics.adapt import adapt
+from heartnet.diagnostics.heatmap import collect
+from heartnet.diagnostics.pixels import image_probe
 from heartnet.errors import HeartnetError
 from heartnet.findings import read_jsonl
 from heartnet.known import known_week, telling_rows
@@ -219,8 +221,34 @@ def test_foreign_modules(tmp_path: Path, kind: type[Foreign], validate: bool) ->
     assert not [each for each in read_jsonl(tmp_path / "with" / "findings.jsonl") if each.status != "pass"]
 
 
-def test_images_are_told_plainly_and_once(tmp_path: Path) -> None:
-    trainer_of(tmp_path, [ActivationHeatmap()], max_epochs=2).fit(Images(), pairs(8, 1, 8, 8))
+def test_images_are_rows_of_pixels(tmp_path: Path) -> None:
+    ends = []
+    for name, callbacks in (("with", [ActivationHeatmap()]), ("without", [])):
+        torch.manual_seed(0)
+        module = Images()
+        trainer_of(tmp_path / name, callbacks, max_epochs=2).fit(module, pairs(8, 1, 8, 8))
+        ends.append([each.detach().clone() for each in module.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    found = events(tmp_path / "with")
+    assert found.Tags()["images"] == ["activation_heatmap/network.0"]
+    assert [each.step for each in found.Images("activation_heatmap/network.0")] == [0, 4]
+    assert "activation_heatmap/constant/network.0" in found.Tags()["scalars"]
+    assert not (tmp_path / "with" / "findings.jsonl").exists()  # neither units that mean something nor a cadence
+    images = torch.randn(3, 2, 5, 4)
+    network = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU())
+    (layer,) = collect(image_probe(network, {"x": images, "y": torch.zeros(3)}))  # type: ignore[arg-type]
+    expected = network(images)[2].flatten(1).detach().numpy()
+    np.testing.assert_allclose(layer.weeks[2], expected, atol=1e-6)
+    assert image_probe(network, [images, torch.zeros(3, 5, 2)]) is None
+
+
+def test_what_is_neither_a_sequence_nor_an_image_is_told_plainly_and_once(tmp_path: Path) -> None:
+    class Table(Images):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = nn.Sequential(nn.Linear(5, 2))
+
+    trainer_of(tmp_path, [ActivationHeatmap()], max_epochs=2).fit(Table(), pairs(8, 5))
     (finding,) = read_jsonl(tmp_path / "findings.jsonl")
     assert finding.status == "warn"
     assert "shows units over sequences" in finding.message
@@ -328,6 +356,8 @@ def test_the_hourly_view(tmp_path: Path) -> None:
     frame = pl.read_csv(tmp_path / "units.csv")
     assert {"heart_rate", "steps", "asleep", "hour_noon"} <= set(frame["signal"])
     assert "cadence" not in set(frame["signal"])
+    # Hours are alike, so there is no verdict on 5 s against 5 min.
+    assert "cadence" not in {each.check for each in read_jsonl(tmp_path / "findings.jsonl")}
 
 
 def test_a_fast_dev_run_writes_nothing(tmp_path: Path, cohort: SimulatedData) -> None:

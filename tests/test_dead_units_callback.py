@@ -589,24 +589,25 @@ def test_a_resumed_run_gets_used_to_its_network_again(tmp_path: Path) -> None:
     assert worst(read_jsonl(tmp_path / "b" / "findings.jsonl")) == []
 
 
+@pytest.mark.filterwarnings("ignore:.*The dirpath has changed")
 def test_a_resumed_run_goes_on_with_the_history(tmp_path: Path) -> None:
     """Cut at any epoch and gone on with, a run says what the uncut run says; the checkpoint is weights-only."""
 
     def run(name: str, path: Path | None = None) -> tuple[DeadUnits, list[Finding]]:
         torch.manual_seed(0)
-        callback, keep = DeadUnits(every_n_steps=4), ModelCheckpoint(tmp_path / "kept", save_top_k=-1)
-        callbacks: list[Any] = [DiesLate(8, 10), callback, *([] if path else [keep])]
-        trainer = trainer_of(tmp_path / name, callbacks, max_epochs=6, enable_checkpointing=path is None)
+        callback, keep = DeadUnits(every_n_steps=4), ModelCheckpoint(tmp_path / f"{name}-kept", save_top_k=-1)
+        callbacks: list[Any] = [DiesLate(8, 10), callback, keep]
+        trainer = trainer_of(tmp_path / name, callbacks, max_epochs=6, enable_checkpointing=True)
         trainer.fit(Pairs(), pairs(shuffle=False), ckpt_path=path, weights_only=None if path is None else True)
         return callback, read_jsonl(tmp_path / name / "findings.jsonl")
 
     whole, expected = run("whole")
     assert [each.step for each in expected] == [20]  # the looks at 12, 16 and 20 agree
     assert "died in step 9" in expected[0].message
-    cut = tmp_path / "kept" / "epoch=3-step=16.ckpt"
+    cut = tmp_path / "whole-kept" / "epoch=3-step=16.ckpt"
     resumed, found = run("resumed", cut)
     assert found == expected
-    assert resumed.deaths.states == whole.deaths.states
+    assert repr(resumed.deaths.states) == repr(whole.deaths.states)  # some are NaN
     assert resumed._batches == whole._batches
 
 

@@ -366,7 +366,7 @@ def test_the_best_unit_over_the_week() -> None:
     assert notes_of("convolutions.2", meanings) == {2: "asleep 1.00"}
     figure = best_unit_figure(meanings[0], [layer], [known], step=9)
     assert figure is not None
-    assert "convolutions.2, unit 2: asleep, AUC 1.00, week 3   (step 9)" in texts(figure)
+    assert "convolutions.2, unit 2: rises with asleep: AUC 1.00 (week 3)   (step 9)" in texts(figure)
     bars = [each for each in figure.axes[0].collections if len(each.get_facecolor()) == 1]
     assert bars
     assert best_unit_figure(meanings[1], [layer], [known]) is None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from heartnet.diagnostics.cadence import BLIND, cadence_of
+from heartnet.diagnostics.cadence import BLIND, cadence_of, failure, typical_spread
 from heartnet.diagnostics.cadence import verdict as cadence_verdict
 from heartnet.diagnostics.heatmap import Rows, collect
 from heartnet.diagnostics.probe import Probe
@@ -278,6 +278,12 @@ def test_a_network_that_goes_silent_when_dt_is_small_is_named_and_one_that_does_
         assert found[0].silent == 1.0
         assert "it starts in convolution" in findings[1].message
         assert findings[0].try_[0] == "model.activation=leaky_relu"
+        assert findings[1].try_ == ()  # what helps is said once
+        alike = [replace(found[0], layer=f"convolutions.{i}") for i in range(3)]
+        (finding,) = cadence_verdict(alike, {}, 3)
+        assert finding.where == "convolutions.0"
+        assert "likewise 100% of convolutions.1; likewise 100% of convolutions.2" in finding.message
+        assert "what may help" in finding.message
     else:
         assert [each.status for each in findings] == ["pass"]
         assert found[0].silent is not None
@@ -303,6 +309,24 @@ def test_cadence_says_so_where_nothing_can_be_told() -> None:
     assert "nothing can be told" in finding.message
     assert cadence_of([layer], layer, ("heart_rate", "dt"), [replace(week, dt=None)]) == []
     assert cadence_verdict([], {}, 0) == []
+
+
+def test_cadence_is_not_judged_where_training_has_failed() -> None:
+    rng = np.random.default_rng(0)
+    week, seen = cadence_week(rng)
+    lively = rows(smooth(rng, 8, 1200))
+    blind = rows(np.where(week.dense, 0.0, smooth(rng, 8, 1200)).astype(np.float32))
+    before = {blind.layer: typical_spread(blind)}
+    found = cadence_of([blind], rows(seen), ("heart_rate", "dt"), [week])
+    assert [each.status for each in cadence_verdict(found, {}, 0, failure([blind], before))] == ["warn"]
+    wild = replace(lively, weeks=(lively.weeks[0] * 1000,))
+    still = replace(lively, weeks=(np.concatenate([lively.weeks[0][:4], np.ones((4, 1200), np.float32)]),))
+    spoilt = replace(lively, weeks=(np.where(np.arange(1200) == 7, np.nan, lively.weeks[0]),))
+    for layer, words in ((wild, "as much as before training"), (still, "50% of the units"), (spoilt, "not finite")):
+        (finding,) = cadence_verdict(found, {}, 0, failure([blind, layer], {lively.layer: typical_spread(lively)}))
+        assert (finding.status, finding.value, finding.try_) == ("pass", None, ())
+        assert words in finding.message
+    assert failure([lively], {lively.layer: typical_spread(lively) / 3}) == ""
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "gelu"])

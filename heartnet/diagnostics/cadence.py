@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +19,20 @@ SILENT = 0.1
 BLIND = 0.5
 """Share of a layer's units that may be silent; the seeds' talk saw "most cells output zero values"."""
 
+DEAD = 0.5
+"""Share of a layer's units that do not change in time from which its silence has another cause."""
+
+EXPLODED = 30.0
+"""Growth of a layer's spread from which training has failed; 1 to 3 where it went well, 80 and more at 1,000 times the
+learning rate."""
+
 LEAST_INPUT = 0.2
 """Spread of the inputs in dense stretches, as a share of that at rest, below which silence is the inputs' own."""
 
 LEAST_POSITIONS = 16
 """Positions of each kind that a layer needs for a number."""
 
+_NUMBER = re.compile(r"\.\d+(?=\.|$)")
 _SETTLED = 12  # readings at the ends of a stretch that convolutions see from outside it
 _MOSTLY = 0.75  # share of a position's readings that make it dense or sparse
 
@@ -85,39 +94,78 @@ def cadence_of(
     return found
 
 
-def verdict(found: Sequence[Cadence], settings: dict[str, object], step: int) -> list[Finding]:
-    """Return a warning for each layer where more than `BLIND` of the units fall silent, or one finding that none does.
+def verdict(found: Sequence[Cadence], settings: dict[str, object], step: int, failed: str = "") -> list[Finding]:
+    """Return a warning for each group of layers where more than `BLIND` of the units fall silent, or that none does.
+
+    Layers that differ in their numbers alone (`convolutions.0`, `convolutions.1`) are a group, named by the first of
+    them that falls silent.
 
     Args:
         settings: what the network was made with, by Hydra override; empty for a network from elsewhere.
+        failed: why nothing can be told (`failure`).
     """
     measured = [each for each in found if each.silent is not None]
     if not measured:
         return []
-    unit = f"share of units silent at {SILENT:.0%} of their spread"
-    worst = max(measured, key=lambda each: each.silent or 0.0)
-    if measured[0].inputs < LEAST_INPUT:
-        message = (
-            f"nothing can be told of cadence blindness: heart rate itself has {measured[0].inputs:.0%} of its spread "
-            "in the dense stretches of these weeks"
-        )
-        return [Finding("cadence", "pass", "all layers", None, BLIND, unit, message, step=step)]
-    blind = [each for each in measured if (each.silent or 0.0) > BLIND]
-    if not blind:
+    if not failed and measured[0].inputs < LEAST_INPUT:
+        failed = f"heart rate itself has {measured[0].inputs:.0%} of its spread in the dense stretches of these weeks"
+    if failed:
+        message = f"nothing can be told of cadence blindness: {failed}"
+        return [Finding("cadence", "pass", "all layers", None, None, "", message, step=step)]
+    groups: dict[str, list[Cadence]] = {}
+    for each in measured:
+        if (each.silent or 0.0) > BLIND:
+            groups.setdefault(_NUMBER.sub(".*", each.layer), []).append(each)
+    if not groups:
+        worst = max(measured, key=lambda each: each.silent or 0.0)
         message = f"units go on working where readings come every 5 s (most silent: {worst.layer})"
+        unit = "of the worst layer's units fall silent in workouts"
         return [Finding("cadence", "pass", "all layers", worst.silent, BLIND, unit, message, step=step)]
-    first = blind[0].layer
-    found_here = []
-    for each in blind:
-        message = (
-            f"{each.silent:.0%} of its units fall silent where readings come every 5 s (a workout) instead of every "
-            f"5 min, while the inputs keep {each.inputs:.0%} of their spread"
-            + ("" if each.layer == first else f"; it starts in {first}")
-        )
-        found_here.append(
-            Finding("cadence", "warn", each.layer, each.silent, BLIND, unit, message, _try(settings), step)
-        )
-    return found_here
+    first = next(iter(groups.values()))[0].layer
+    told = []
+    for blind in groups.values():
+        here = blind[0].layer
+        words = [
+            f"{blind[0].silent:.0%} of its units fall silent (less than {SILENT:.0%} of their spread) where readings "
+            "come every 5 s (a workout) instead of every 5 min, while the inputs keep "
+            f"{blind[0].inputs:.0%} of their spread",
+            *(f"likewise {each.silent:.0%} of {each.layer}" for each in blind[1:]),
+        ]
+        if here != first:
+            words.append(f"it starts in {first}")
+        elif not settings:
+            words.append(
+                "what may help: readings at even intervals, or the logarithm of the time between them as input"
+            )
+        cures = _try(settings) if here == first else ()
+        unit = "of its units fall silent in workouts"
+        told.append(Finding("cadence", "warn", here, blind[0].silent, BLIND, unit, "; ".join(words), cures, step))
+    return told
+
+
+def failure(layers: Sequence[Rows], untrained: Mapping[str, float]) -> str:
+    """Return why the silence of units tells nothing of cadence, in words: the training itself has failed.
+
+    Args:
+        layers: over the weeks.
+        untrained: `typical_spread` of each layer before training.
+    """
+    for layer in layers:
+        if not all(np.isfinite(week).all() for week in layer.weeks):
+            return f"{layer.layer} puts out values that are not finite"
+    for layer in layers:
+        if layer.constant >= DEAD:
+            return f"{layer.constant:.0%} of the units of {layer.layer} do not change in time, at whatever cadence"
+        grown = typical_spread(layer) / before if (before := untrained.get(layer.layer, 0.0)) > 0 else 0.0
+        if grown >= EXPLODED:
+            return f"the units of {layer.layer} vary {grown:,.0f} times as much as before training, which has failed"
+    return ""
+
+
+def typical_spread(layer: Rows) -> float:
+    """Return the standard deviation over time, mean over units and weeks; NaN if a value is not finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return float(np.mean([week.std(axis=1, dtype=np.float64).mean() for week in layer.weeks]))
 
 
 def _try(settings: dict[str, object]) -> tuple[str, ...]:

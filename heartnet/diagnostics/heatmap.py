@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from heartnet.diagnostics.adapt import Adapted
 from heartnet.diagnostics.isolate import device_of, isolated
 from heartnet.diagnostics.layers import Kind, Layer, find_layers, watch
+from heartnet.diagnostics.pixels import Part, Pixels
 from heartnet.diagnostics.probe import Probe
 from heartnet.errors import HeartnetError
 from heartnet.model.lstm import LengthFlipLSTM
@@ -62,6 +63,11 @@ class Rows:
     def units(self) -> int:
         return len(self.weeks[0])
 
+    @property
+    def constant(self) -> float:
+        """Return the share of units that do not change in time, in all weeks."""
+        return float(np.all([constant_rows(week) for week in self.weeks], axis=0).mean())
+
 
 @dataclass(frozen=True)
 class Order:
@@ -93,7 +99,7 @@ def collect(probe: Probe, patterns: Sequence[str] | None = None, *, after_activa
     """
     seen: dict[str, tuple[Tensor, str]] = {}
     with isolated(probe.network, torch.float32) as twin, torch.no_grad(), ExitStack() as stack:
-        network = twin.network if isinstance(twin, Adapted) else twin
+        called, network = bare(twin)
         layers = find_layers(network) if patterns is None else find_layers(network, patterns)
         layers = [each for each in layers if patterns is not None or each.kind in SHOWN]
         if not layers:
@@ -106,7 +112,7 @@ def collect(probe: Probe, patterns: Sequence[str] | None = None, *, after_activa
         device = device_of(twin)
         inputs, *rest = (each.detach().to(device).clone() for each in (probe.inputs, *probe.rest))
         try:
-            network(inputs.float(), *(each.float() if each.is_floating_point() else each for each in rest))
+            called(inputs.float(), *(each.float() if each.is_floating_point() else each for each in rest))
         except HeartnetError:
             raise
         except Exception as error:  # foreign networks raise what they like
@@ -115,6 +121,24 @@ def collect(probe: Probe, patterns: Sequence[str] | None = None, *, after_activa
     valid = [int(length) for length in probe.lengths]
     found = [_cut(layer, *seen[layer.name], valid, probe.inputs.shape[1]) for layer in layers if layer.name in seen]
     return _in_forward_time(found, network, lengths)
+
+
+def inputs_of(probe: Probe) -> Rows:
+    """Return what the network sees over the weeks, as a layer called `inputs`."""
+    weeks = tuple(
+        np.ascontiguousarray(values[: int(length)].T.float().cpu().numpy())
+        for values, length in zip(probe.inputs, probe.lengths, strict=True)
+    )
+    return Rows("inputs", "linear", weeks, "output", len(probe.channels))
+
+
+def bare(network: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Return what is called of a probe's network, whatever it answers, and the network whose layers have the names."""
+    called = network.network if isinstance(network, Adapted) else network
+    named = called
+    while isinstance(named, Pixels | Part):
+        named = named.network
+    return called, named
 
 
 def order_of(activations: Float32[np.ndarray, "unit position"], rate: np.ndarray | None = None) -> Order:

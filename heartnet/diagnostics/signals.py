@@ -29,6 +29,7 @@ class KnownWeek:
         local_time: microseconds of the local wall clock; None if nobody knows.
         marks: what is known of each moment, 1, 0 or NaN: `asleep`, `in_workout` …
         name: which week, for titles.
+        along: what stands one after the other.
     """
 
     traces: Mapping[str, Float64[np.ndarray, " reading"]]
@@ -36,6 +37,7 @@ class KnownWeek:
     local_time: Int64[np.ndarray, " reading"] | None = None
     marks: Mapping[str, Float64[np.ndarray, " reading"]] = field(default_factory=dict)
     name: str = ""
+    along: str = "readings"
 
     def __len__(self) -> int:
         return len(next(iter(self.traces.values())))

@@ -86,25 +86,29 @@ def _finding(meaning: Meaning, untrained: Meaning | None, step: int) -> Finding 
     if best is None:
         return None
     found, rivals = beyond(meaning, untrained), {k: v for k, v in _rivals(meaning, untrained).items() if v is not None}
-    name, unit = meaning.signal.replace("_", " "), "AUC" if meaning.binary else "|rank correlation|"
+    name, measure = meaning.signal.replace("_", " "), "AUC" if meaning.binary else "rank correlation"
     best = found[0] if found else best
-    value, limit = meaning.shown(meaning.effects[best]), max(rivals.values())
+    value, strongest = meaning.shown(meaning.effects[best]), max(rivals, key=lambda each: rivals[each])
     who = f"unit {meaning.numbers[best]} of {meaning.layers[best]}"
     told = ", ".join(f"{_RIVALS[key]} {rival:.3f}" for key, rival in rivals.items())
+    way = "falls" if meaning.effects[best] < 0 else "rises"
     if found:
         lag = int(meaning.lags[best])
         when = f", {abs(lag)} readings {'after' if lag > 0 else 'before'} it" if lag else ""
         others = f"; {len(found) - 1} more units do so" if len(found) > 1 else ""
-        way = "falls" if meaning.effects[best] < 0 else "rises"
-        message = f"{who} {way} with {name}{when}: {unit} {value:.3f} ({told}){others}"
+        message = f"{who} {way} with {name}{when}: {measure} {value:.3f} ({told}){others}"
     elif value <= rivals["chance"]:
-        message = f"no unit tells {name} better than chance ({who}: {unit} {value:.3f}; {told})"
+        message = f"no unit tells {name} better than chance ({who}: {measure} {value:.3f}; {told})"
     else:
         message = (
-            f"no unit learned to tell {name}: the best, {who}, has {unit} {value:.3f}: above chance, not above what "
+            f"no unit learned to tell {name}: the best, {who}, has {measure} {value:.3f}: above chance, not above what "
             f"is there without training ({told}){_gain(meaning, untrained)}"
         )
-    return Finding("units", "pass", meaning.signal, round(value, 4), round(limit, 4), unit, message, step=step)
+    # Nothing here is a fault, so there is no limit: the strongest rival stands beside the value.
+    unit = f"{measure} of the best unit ({'learned' if found else 'not learned'}: {_RIVALS[strongest]} " + (
+        f"{rivals[strongest]:.3f})"
+    )
+    return Finding("units", "pass", meaning.signal, round(value, 4), None, unit, message, step=step)
 
 
 def _gain(meaning: Meaning, untrained: Meaning | None) -> str:
@@ -116,7 +120,11 @@ def _gain(meaning: Meaning, untrained: Meaning | None) -> str:
     return f"; training brought most in {layer}: {after:.3f} from {before:.3f}" if after - before > LEAST_MARGIN else ""
 
 
-_RIVALS = {"chance": "chance reaches", "untrained": "the untrained network", "inputs": "the inputs themselves"}
+_RIVALS = {
+    "chance": "chance reaches",
+    "untrained": "the network before training had",
+    "inputs": "the inputs alone have",
+}
 
 
 def _rivals(meaning: Meaning, untrained: Meaning | None) -> dict[str, float | None]:

@@ -24,7 +24,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from heartnet.configuration import CONF, check, groups, last_line, options_of, there_are
+from heartnet.configuration import CONF, check, groups, last_line, options_of, there_are, who_has
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.folders import new_run_folder, newest_checkpoint, remove_empty_folders, remove_if_empty, short
 from heartnet.status import State, read_status, write_status
@@ -380,7 +380,8 @@ def explain_key(key: str, config: DictConfig) -> str | None:
         if part not in names and part != "_target_":
             options = names if depth else sorted({*names, *groups()})
             has = f"{'.'.join(path[:depth])} has" if depth else "there are"
-            return f"{key}: no such key; {has} {', '.join(options)}.{did_you_mean(part, options)}"
+            hint = who_has(key) or did_you_mean(part, options)
+            return f"{key}: no such key; {has} {', '.join(options)}.{hint}"
         there = there.get(part) if not OmegaConf.is_missing(there, part) else None
     return None
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -135,6 +136,7 @@ class _SourceParser(_Parser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="heartnet", description="Prepare weeks of heart rate, look at them and at runs.")
+    parser.add_argument("--version", action="version", version=f"heartnet {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     prepare = commands.add_parser("prepare", help="make a store of user-weeks from exports; sources are joined by +")
     sources = prepare.add_subparsers(dest="source", required=True, metavar="SOURCE", parser_class=_SourceParser)
@@ -156,6 +158,13 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, metavar="FILE", help="where the page goes (default: RUN/report.html)")
     report.set_defaults(run=_report)
     return parser
+
+
+def _version() -> str:
+    try:
+        return version("heartnet")
+    except PackageNotFoundError:
+        return "(run from its sources, not installed)"
 
 
 def _describe(arguments: argparse.Namespace) -> None:

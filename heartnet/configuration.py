@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from heartnet.arguments import check_arguments, check_value
 from heartnet.errors import HeartnetError, did_you_mean
 
@@ -110,6 +112,14 @@ def there_are(group: str, name: str = "") -> str:
     """Return the names that a group has, and the nearest to one that it does not have."""
     names = options_of(group)
     return f"there are {', '.join(names)}.{did_you_mean(name, names) if name else ''}"
+
+
+def who_has(key: str) -> str:
+    """Return which files of a group have a key that the one chosen lacks, in words; empty if none has."""
+    group, _, name = key.partition(".")
+    texts = {each: (CONF / group / f"{each}.yaml").read_text(encoding="utf-8") for each in options_of(group)}
+    there = [f"{group}={each}" for each, text in texts.items() if name and name in (yaml.safe_load(text) or {})]
+    return f" It belongs to {' and '.join(there)}; add that." if there else ""
 
 
 def options_of(group: str) -> list[str]:

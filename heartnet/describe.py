@@ -23,32 +23,31 @@ def describe(path: str | Path, console: Console | None = None) -> tuple[Weeks, A
     Raises:
         HeartnetError: if it cannot be opened.
     """
-    console = console or Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
-    weeks = open_store(path)
-    account = Account.from_json(read_manifest(path)["account"])
-    if account.entries:
-        console.print(account_table(account))
-    console.print(summary_table(weeks, str(path)))
+    weeks, account = _opened(path)
+    _print(weeks, account, str(path), console)
     return weeks, account
 
 
 def describe_and_draw(arguments: argparse.Namespace) -> None:
     """Do what `heartnet describe` says: print the tables, then write the page and say on stderr where it is.
 
-    A page that cannot be written is an error if its place was asked for. Beside the store it is only said, for a store
-    may lie where its reader may not write.
+    The page is made first, so that a week that is not there is said before anything is printed. A page that cannot be
+    written is an error if its place was asked for. Beside the store it is only said, for a store may lie where its
+    reader may not write.
 
     Raises:
         HeartnetError: the store cannot be opened, the page cannot be written, or a week or a person is not there.
     """
-    weeks, account = describe(arguments.path)
+    weeks, account = _opened(arguments.path)
     if arguments.no_page:
+        _print(weeks, account, str(arguments.path))
         return
     from heartnet.page import page, write_page
 
     store = arguments.path.absolute()
     place = arguments.page or store.with_name(f"{store.name}.html")
     text = page(weeks, account, store.name, rows=arguments.week, users=arguments.user)
+    _print(weeks, account, str(arguments.path))
     try:
         write_page(place, text)
     except HeartnetError as error:
@@ -57,6 +56,17 @@ def describe_and_draw(arguments: argparse.Namespace) -> None:
         print(f"heartnet: no page was written: {error}", file=sys.stderr)
     else:
         print(f"The page, to open in a browser: {short(place)}", file=sys.stderr)
+
+
+def _opened(path: str | Path) -> tuple[Weeks, Account]:
+    return open_store(path), Account.from_json(read_manifest(path)["account"])
+
+
+def _print(weeks: Weeks, account: Account, title: str, console: Console | None = None) -> None:
+    console = console or Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
+    if account.entries:
+        console.print(account_table(account))
+    console.print(summary_table(weeks, title))
 
 
 def account_table(account: Account) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
@@ -62,8 +63,11 @@ class RawReadings:
 
     def places(self, where: pl.Series, column: str, limit: int) -> list[str]:
         """Return up to `limit` descriptions, `"hr.csv row 12: heart_rate 900"`, of the rows where `where` is true."""
-        rows = self.frame.filter(where).head(limit).select("file", "row", column).rows()
-        return [f"{self.place(file, row)}: {column} {_plain(value)}" for file, row, value in rows]
+        rows = self.frame.filter(where).head(limit).select("file", "row", column, "utc_offset").rows()
+        return [
+            f"{self.place(file, row)}: {column} {_clock(value, offset) if column == 'time' else _plain(value)}"
+            for file, row, value, offset in rows
+        ]
 
     def place(self, file: int | None, row: int | None) -> str:
         return f"{'' if file is None else self.files[file]}{'' if row is None else f' row {row}'}"
@@ -237,6 +241,14 @@ def _merged(raw: RawReadings, account: Account) -> pl.DataFrame:
     what = "merged: different values at one moment (mean heart rate, highest steps)"
     account.bad("rows", what, int(conflicts["merged"].sum()), places)
     return _sorted(pl.concat([frame.filter(~several).select(columns), groups.select(columns)]))
+
+
+def _clock(time: datetime, offset: int | None) -> str:
+    """Return the clock of the person, as files mostly have it, with its offset; as written if that is not known."""
+    if offset is None:
+        return f"{time} (offset from UTC not known)"
+    east = f"{'-' if offset < 0 else '+'}{abs(offset) // 3600:02}:{abs(offset) // 60 % 60:02}"
+    return f"{time + timedelta(seconds=offset)} {east}"
 
 
 def _plain(value: object) -> str:

@@ -276,7 +276,12 @@ def check_target(path: str | Path, *, overwrite: bool = False) -> None:
         )
     if not path.exists() and not path.is_symlink():
         return
-    if not path.is_dir() or path.is_symlink():
+    if path.is_symlink():
+        raise HeartnetError(
+            f"{path} is a link to {path.resolve()}: a store is written beside its place and then put there, which "
+            "would replace the link and leave what it leads to; name that itself"
+        )
+    if not path.is_dir():
         raise HeartnetError(f"{path} exists and is not a folder; choose another name for the weeks")
     found = sorted(entry.name for entry in path.iterdir())
     if not found:

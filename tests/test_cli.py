@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from datetime import datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 
 import heartnet.readings
 from heartnet.cli import main
-from heartnet.store import open_store, read_manifest
+from heartnet.errors import HeartnetError
+from heartnet.store import check_target, open_store, read_manifest
 
 HOURS = 30
 
@@ -331,3 +333,17 @@ def test_a_request_to_end_leaves_nothing(tmp_path: Path) -> None:
 def test_a_plus_without_a_source_beside_it(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("prepare", *words) == 2
     assert "a + stands between sources" in capsys.readouterr().err
+
+
+def test_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.strip() == f"heartnet {version('heartnet')}"
+
+
+def test_a_link_is_no_place_for_a_store_and_it_is_said_why(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(HeartnetError, match=r"link is a link to .*real.*would replace the link"):
+        check_target(tmp_path / "link", overwrite=True)

@@ -200,7 +200,18 @@ def test_utc_beside_known_places_is_noted() -> None:
     clean(RawReadings(mixed.frame.with_columns(offsets), mixed.files), account)
     what = "noted: UTC taken as local time, where others of the person have an offset (see --time-zone)"
     assert account.entries["rows", what] == 1
-    assert account.examples["rows", what] == ["hr.csv row 2: time 2026-01-05 00:00:00"]
+    assert account.examples["rows", what] == ["hr.csv row 2: time 2026-01-05 00:00:00 (offset from UTC not known)"]
+
+
+def test_examples_give_the_clock_that_files_have() -> None:
+    two = raw([("a", 0, 60, None), ("a", 60, 61, None), ("a", 120, 62, None)])
+    frame = two.frame.with_columns(pl.Series("utc_offset", [-25_200, 20_700, None], dtype=pl.Int32))
+    every = pl.Series([True, True, True])
+    assert RawReadings(frame, two.files).places(every, "time", 3) == [
+        "hr.csv row 2: time 2026-01-04 17:00:00 -07:00",
+        "hr.csv row 3: time 2026-01-05 05:46:00 +05:45",
+        "hr.csv row 4: time 2026-01-05 00:02:00 (offset from UTC not known)",
+    ]
 
 
 def test_a_count_of_more_than_a_day_is_believed_last() -> None:

@@ -231,7 +231,7 @@ def test_a_record_is_found_by_any_of_its_names(tmp_path: Path) -> None:
     assert read(archive).all_readings().drop("file").equals(both)
     assert len(told) == 6
     assert not any("dat" in name for name in told)
-    for one in (folder / "04015.hea", folder / "04015.qrs"):
+    for one in (folder / "04015.hea", folder / "04015.qrs", folder / "04015"):
         assert read(one).all_readings()["user_id"].unique().to_list() == ["rec04015"]
     assert read(*folder.iterdir(), folder).all_readings().height == both.height
     named = read(folder, intake=Intake(Account(), user_from_filename=r"(\d+)$")).all_readings()
@@ -316,7 +316,9 @@ def test_beats_that_cannot_be_are_counted(tmp_path: Path) -> None:
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     write(tmp_path, "04015", [0, 250])
-    with pytest.raises(HeartnetError, match=r"0415.hea: no such file. Did you mean '04015"):
+    with pytest.raises(
+        HeartnetError, match=r"0415.hea: no such file, and no file of a record of that name. Did you mean '04015"
+    ):
         read(tmp_path / "0415.hea")
     (tmp_path / "empty").mkdir()
     with pytest.raises(HeartnetError, match="empty: no record there; expected files such as"):

@@ -109,14 +109,18 @@ def find_records(paths: Sequence[Path], wanted: Sequence[str]) -> list[Record]:
 
 
 def _files(path: Path) -> Iterator[Member]:
-    """Yield the files of a folder or archive, or those of the one record that the path names."""
+    """Yield the files of a folder or archive, or those of the one record that the path names, with an ending or not."""
     if path.is_dir() or path.suffix.lower() == ".zip":
         yield from members(path)
         return
     beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
-    if not path.is_file():
-        raise HeartnetError(f"{path}: no such file.{did_you_mean(path.name, [file.name for file in beside])}")
-    own = [file for file in beside if file.is_file() and file.stem == path.stem and file.suffix]
+    record = path.stem if path.is_file() else path.name
+    own = [file for file in beside if file.is_file() and file.stem == record and file.suffix]
+    if not own and not path.is_file():
+        raise HeartnetError(
+            f"{path}: no such file, and no file of a record of that name."
+            f"{did_you_mean(path.name, [name for file in beside for name in (file.name, file.stem)])}"
+        )
     for file in own:
         yield from members(file)
 

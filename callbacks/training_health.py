@@ -283,7 +283,7 @@ class TrainingHealth(lightning.Callback):
             outputs = {*self.health.outputs, *self.health.rows, *self.health.names}
             self._pending += self._told.news(found, outputs, self.health.last_layer(), trainer.global_step)
         if (self._pending and trainer.world_size == 1) or now:
-            publish(self._pending, trainer)
+            publish(self._pending if trainer.world_size == 1 else _of_all(self._pending, trainer), trainer)
             self._pending = []
 
     def _take_up(self) -> None:
@@ -298,6 +298,20 @@ class TrainingHealth(lightning.Callback):
         if self.health is not None:
             self.health.shut()
         self._batch = self._loss = None
+
+
+def _of_all(pending: list[Finding], trainer: lightning.Trainer) -> list[Finding]:
+    """Return a process's findings, with those on values that are not finite from the one that knows their place."""
+    parts: list[Any] = [[] for _ in range(trainer.world_size)]
+    finite = [(each.value is not None, each.as_json()) for each in pending if each.where.endswith("/finite")]
+    torch.distributed.all_gather_object(parts, finite)
+    known = [
+        Finding.from_json({**row, "message": f"{row['message']} (in process {rank})"})
+        for rank, rows in enumerate(parts)
+        for placed, row in rows
+        if placed
+    ]
+    return [each for each in pending if not (known and each.where.endswith("/finite"))] + known[:1]
 
 
 def _is_look(trainer: lightning.Trainer, batches: int, every: int) -> bool:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from heartnet.datamodule import WeeksDataModule
+from heartnet.findings import FILE, Finding, latest, read_jsonl
 from heartnet.logits import Logits
 from heartnet.model import DeepHeart, HourlyCNN
 from heartnet.module import HeartnetModule
@@ -88,6 +89,15 @@ class ImageNetwork(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), self.rate, momentum=0.9)
+
+
+def trouble(folder: Path) -> list[Finding]:
+    """Return the newest findings of a run that are not passes."""
+    return [each for each in latest(read_jsonl(folder / FILE)) if each.status != "pass"]
+
+
+def wheres(folder: Path) -> list[str]:
+    return [each.where for each in trouble(folder)]
 
 
 def weeks(seed: int, users: int = 100) -> Weeks:

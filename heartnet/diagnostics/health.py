@@ -89,7 +89,8 @@ class Health:
         self.looks: deque[Look] = deque(maxlen=64)
         self.first: Look | None = None
         self.outputs: dict[str, Output] = {}
-        self.started: list[tuple[float, float, float, float, str]] = []  # value, uninformed, and sums for base rates
+        self.started: list[tuple[float, float, list[float], list[float], str]] = []
+        # of the first batches: loss, loss of logits of 0, positives and known labels by output, kind
         self.largest: dict[str, float] = {}  # update of each layer, of all looks
         self.rows: dict[str, tuple[int, int]] = {}  # of the last layer: looks, and looks without a gradient
         self.equal: str | None = None
@@ -211,8 +212,8 @@ class Health:
         columns = list(zip(*rows, strict=True))
         names = self.names_of(call, number)
         if len(self.started) < 3 and number == 0 and self.batches <= 3:  # `batches` counts this one
-            positives, count = sum(c[0] for c in columns), sum(c[1] for c in columns)
-            self.started.append((value, call.uninformed, positives, count, call.kind))
+            positives, known = [each[0] for each in columns], [each[1] for each in columns]
+            self.started.append((value, call.uninformed, positives, known, call.kind))
         total = math.sqrt(sum(each[5] for each in columns))
         for name, (positives, asked, low, high, zeros, gradient) in zip(names, columns, strict=True):
             output = self.outputs.setdefault(name, Output())

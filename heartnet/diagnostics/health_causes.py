@@ -25,7 +25,8 @@ _FOLLOWS: Mapping[str, Collection[str]] = {
     "frozen": _STALLED,
     "dead": _STALLED,
     "last": _STALLED,
-    "explosion": ("finite", "activation", *_STALLED),
+    "activation": ("explosion", "clipped", "finite", *_STALLED),
+    "explosion": ("clipped", "finite", *_STALLED),
 }
 """By kind of cause (see `_kind`), the kinds of what may follow from it, anywhere or here alone; without a circle."""
 

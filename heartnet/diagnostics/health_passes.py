@@ -95,7 +95,7 @@ def _activations(health: Health, looks: Sequence[Look]) -> list[Finding]:
         return []
     most = max(grown, key=lambda layer: abs(math.log(grown[layer])))
     message = (
-        f"of {len(grown)} layers, outputs of {most} changed most in size: {grown[most]:.2g} times the first look's"
+        f"outputs keep their size: of {len(grown)} layers, {most} changed most, to {grown[most]:.2g} times as large"
     )
     return [_pass("activation", message, grown[most], LARGEST_GROWTH, "× the outputs at the first look; at most")]
 
@@ -119,7 +119,7 @@ def _course(health: Health) -> list[Finding]:
     found = trend(health.losses.values)
     if found.course == "too short":
         return []
-    words = {"falls": "the loss falls", "flat": "the loss does not fall clearly"}.get(found.course, "the loss wavers")
+    words = "the loss falls" if found.course == "falls" else "the loss neither falls nor rises clearly"
     message = f"{words}: {found.first:.3g} in the first tenth of the run, {found.last:.3g} in the last"
     return [_pass("trend", message, found.last, found.first, "loss in the last tenth; in the first")]
 

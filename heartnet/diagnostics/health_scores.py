@@ -18,6 +18,9 @@ from heartnet.findings import Finding
 _TARGETS = ("targets", "target", "labels", "label", "y")
 _HIGHER_IS_BETTER = re.compile(r"auroc|auc|acc|f1|precision|recall|r2", re.IGNORECASE)
 _AUROC = re.compile(r"auroc|(^|[/_])auc", re.IGNORECASE)
+_OF_ALL = re.compile(
+    r"(val\w*?_)?(mean_|macro_|micro_)?(auroc|auc|acc|accuracy|f1|f1_score|precision|recall|average_precision)", re.I
+)
 _VALIDATION = re.compile(r"val", re.IGNORECASE)
 
 
@@ -75,7 +78,9 @@ class Scores:
         self.history = {name: list(values) for name, values in state["history"].items()}
 
     def _counts_of(self, name: str) -> tuple[float, float]:
-        """Return positives and negatives behind a score; zeros if they are not known."""
+        """Return positives and negatives behind a score, of all outputs if it is a mean; zeros if not known."""
+        if _OF_ALL.fullmatch(_short(name)):
+            return sum(self.positives), sum(self.negatives)
         column = 0 if len(self.positives) == 1 else self.columns.get(_short(name), -1)
         known = 0 <= column < len(self.positives)
         return (self.positives[column], self.negatives[column]) if known else (0.0, 0.0)

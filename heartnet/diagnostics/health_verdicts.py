@@ -111,7 +111,7 @@ def activations(health: Health) -> list[Finding]:
     looks = list(health.looks)[-3:]
     if len(looks) < 3 or health.first is None:
         return []
-    for layer, before in health.first.activations.items():
+    for layer, before in list(health.first.activations.items())[:-1]:  # the last may start as small as it likes
         now = [look.activations.get(layer, before) / before for look in looks if before > 0]
         if len(now) == 3 and (min(now) > LARGEST_GROWTH or 0 < max(now) < 0.1 / LARGEST_GROWTH):
             word = "grew" if now[-1] > 1 else "shrank"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from torch import nn
@@ -112,10 +111,11 @@ def start_loss(health: Health) -> list[Finding]:
     kind = health.started[0][4]
     value = health.started[0][0]
     limit = 1.5 * health.started[0][1]
-    count = sum(each[3] for each in health.started)
-    rates = base_rate_loss([sum(each[2] for each in health.started)], [count], kind) if kind == "binary" else math.nan
-    known = f"; the base rates alone would cost {rates:.2g}" if math.isfinite(rates) else ""
-    nothing = f"knowing nothing costs {health.started[0][1]:.2g}{known}"
+    positives, known = (
+        [sum(column) for column in zip(*(each[place] for each in health.started), strict=True)] for place in (2, 3)
+    )
+    rates = base_rate_loss(positives, known, kind)
+    nothing = f"knowing nothing costs {health.started[0][1]:.2g}; the base rates alone would cost {rates:.2g}"
     if not value > limit:
         message = f"the loss starts at {value:.2g}: {nothing}"
         if value > 2 * rates:

@@ -25,7 +25,7 @@ _PLACES = ("hydra", "ckpt_path")  # keys that differ in each run and say nothing
 
 
 def write_index(folder: Path, runs: Sequence[Path]) -> None:
-    """Write the page of each run, and in `folder` one that lists them.
+    """Write the page of each run that has none or has gone on since, and in `folder` one that lists them.
 
     Raises:
         HeartnetError: a page cannot be written.
@@ -33,7 +33,8 @@ def write_index(folder: Path, runs: Sequence[Path]) -> None:
     listed, values = [], []
     for each in runs[-MOST_RUNS:]:
         run = read_run(each)
-        write_page(each / FILE, page(run), MARK, "--out")
+        if not _is_fresh(each):
+            write_page(each / FILE, page(run), MARK, "--out")
         listed.append(_row(run, each.relative_to(folder)))
         values.append(_flat({"callbacks": None, **run.values}))
     shared = set.intersection(*(set(flat) for flat in values))
@@ -53,6 +54,14 @@ def write_index(folder: Path, runs: Sequence[Path]) -> None:
         simulated=any(row["simulated"] for row in listed),
     )
     write_page(folder / FILE, text, MARK, "--out")
+
+
+def _is_fresh(folder: Path) -> bool:
+    """Say whether a run's page is newer than all else in its folder, and than what makes pages."""
+    own = folder / FILE
+    others = [path for path in folder.rglob("*") if path != own and path.is_file()]
+    made_by = [path for path in Path(__file__).parent.iterdir() if path.is_file()]
+    return own.is_file() and all(path.stat().st_mtime < own.stat().st_mtime for path in (*others, *made_by))
 
 
 def _row(run: Run, place: Path) -> dict[str, Any]:

@@ -15,11 +15,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from heartnet.diagnostics.isolate import rng_untouched
-from heartnet.diagnostics.overfit_answers import LIMITS, Answer, Answers, Kind, fits
+from heartnet.diagnostics.overfit_answers import LIMITS, Answer, Answers, Kind, costs, fits
 from heartnet.diagnostics.replay import Replay, Streams, loss_of, tensors_in
 
 Normalisation = Literal["batch", "off"]
 """`batch`: layers normalise by the batch, as in training; `off`: by the statistics they start with."""
+
+_FALLEN = 0.7
+"""Of the cross-entropy at the start, what may be left of it."""
 
 Scores = Callable[[Any, Any], tuple[Tensor, Tensor]]
 """`(module, batch)` → scores and targets, each `[sample, output]`; NaN is an unknown target."""
@@ -59,6 +62,7 @@ class Fit:
     Attributes:
         losses: mean loss of each pass.
         fits: `[pass][output]`, how well each output is learned (see `overfit_answers.LIMITS`).
+        costs: `[pass][output]`, cross-entropy of each output; NaN where it cannot be told.
         kind: of the task; None if no loss function with scores and targets was seen.
         steps: taken.
         rate: the learning rate of the first group of weights.
@@ -75,6 +79,7 @@ class Fit:
 
     losses: list[float] = field(default_factory=list)
     fits: list[list[float]] = field(default_factory=list)
+    costs: list[list[float]] = field(default_factory=list)
     kind: Kind | None = None
     steps: int = 0
     rate: float = math.nan
@@ -92,6 +97,18 @@ class Fit:
     @property
     def reached(self) -> bool:
         return self.ended == "reached"
+
+    @property
+    def learned(self) -> list[bool | None]:
+        """Whether each output is learned by heart, as far as the last pass shows; None where that cannot be told.
+
+        Its fit is above the limit, and its cross-entropy has fallen by a third: scores of few weeks are in order by
+        chance, or because their order was right before.
+        """
+        fitted, costs = zip(self.fits[-1], self.costs[0], self.costs[-1], strict=True), []
+        for value, first, last in fitted:
+            costs.append(None if math.isnan(value) else value >= self.limit and not last > _FALLEN * first)
+        return costs
 
     @property
     def limit(self) -> float:
@@ -210,17 +227,23 @@ def _judge(fit: Fit, answers: Sequence[Answer], margins: list[Tensor]) -> None:
             torch.cat([each.scores for each in same]),
             torch.cat([each.targets for each in same]),
             next((each.squashed_by for each in same if each.squashed_by), ""),
-            _total([each.gradient for each in same]),
+            are_logits=same[0].are_logits,
+            gradient=_total([each.gradient for each in same]),
         )
         fit.kind, fit.first, fit.last = one.kind, fit.first or one, one
         fit.fits.append(fits(one.kind, one.scores.double().cpu().numpy(), one.targets.double().cpu().numpy()))
         if one.kind != "values":
             margins.append(_margins(one))
-        told = [value for value in fit.fits[-1] if not math.isnan(value)]
-        if told and min(told) >= fit.limit:
+        fit.costs.append(costs(one))
+        told = [each for each in fit.learned if each is not None]
+        if told and all(told):
             fit.ended = "reached"
-    if not math.isfinite(fit.losses[-1]) and not (math.isnan(fit.losses[-1]) and fit.ended == "reached"):
-        fit.ended = "not finite" if answers or not math.isnan(fit.losses[-1]) else fit.ended
+        if math.isnan(fit.losses[-1]):  # of a step that returns no loss
+            fit.losses[-1] = float(np.mean(fit.costs[-1]))
+        if not bool(one.scores.isfinite().all()) or math.isinf(fit.losses[-1]):
+            fit.ended = "not finite"
+    elif not math.isfinite(fit.losses[-1]):
+        fit.ended = "not finite"
 
 
 def _total(gradients: Sequence[Tensor | None]) -> Tensor | None:

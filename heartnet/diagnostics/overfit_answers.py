@@ -52,6 +52,7 @@ class Answer:
         scores: what the loss function was given, `[sample, output]`.
         targets: `[sample, output]`; 1 and 0 for conditions and classes, NaN where unknown.
         squashed_by: an activation between the network and a loss that wants logits; `""` if there is none.
+        are_logits: whether scores are logits, so that their cross-entropy can be told.
         gradient: of the loss, `[output]`, root of the sum of squares over samples; None before the backward pass.
     """
 
@@ -59,6 +60,7 @@ class Answer:
     scores: Float[Tensor, "sample output"]
     targets: Float[Tensor, "sample output"]
     squashed_by: str = ""
+    are_logits: bool = False
     gradient: Float[Tensor, " output"] | None = None
 
 
@@ -71,9 +73,10 @@ class Answers(TorchFunctionMode):
             the step, and known targets change places only with known ones.
     """
 
-    def __init__(self, batch: Any, order: Sequence[int] | None = None) -> None:
+    def __init__(self, batch: Any = None, order: Sequence[int] | None = None) -> None:
         super().__init__()
         self.found: list[Answer] = []
+        self.live: list[Tensor] = []
         self._order = order
         self._unknown = [each for each in tensors_in(batch) if each.is_floating_point()]
 
@@ -92,7 +95,7 @@ class Answers(TorchFunctionMode):
         if self._order is not None and len(target) == len(self._order):
             target = self._shuffled(target)
             args, given = (scores, target, *args[2:]), {k: v for k, v in given.items() if k not in ("input", "target")}
-        self._note(kind, scores, target, squashes=func in _WANT_LOGITS)
+        self._note(func, kind, scores, target)
         return func(*args, **given)
 
     def answer(self) -> Answer | None:
@@ -125,7 +128,8 @@ class Answers(TorchFunctionMode):
             mixed[known, column] = target[order[torch.isin(order, known)], column]
         return mixed
 
-    def _note(self, kind: Kind, scores: Tensor, target: Tensor, *, squashes: bool) -> None:
+    def _note(self, func: Any, kind: Kind, scores: Tensor, target: Tensor) -> None:
+        squashes = func in _WANT_LOGITS
         if kind == "classes" and target.is_floating_point():
             kind = "values"  # shares of classes
         if kind == "classes":
@@ -149,7 +153,8 @@ class Answers(TorchFunctionMode):
                     known = torch.where(each.isnan(), torch.nan, known)
             known = known.reshape(scores.shape)
             wanted = known.movedim(1, -1).reshape(-1, scores.shape[1]) if wide else known[:, None]
-        found = Answer(kind, table, wanted, activation_of(scores) if squashes else "")
+        found = Answer(kind, table, wanted, activation_of(scores) if squashes else "", squashes or func is F.nll_loss)
+        self.live.append(scores)
         if scores.requires_grad:
             scores.register_hook(_note_gradient(found))  # type: ignore[no-untyped-call]
         self.found.append(found)
@@ -167,6 +172,22 @@ def fits(
         return each
     told = [value for value in each if not np.isnan(value)]
     return [float(np.mean(told)) if told else np.nan]
+
+
+def costs(answer: Answer) -> list[float]:
+    """Return the cross-entropy of each output with its known targets, in nats; NaN where scores are no logits.
+
+    More than sixteen outputs count as one, by their mean.
+    """
+    if not answer.are_logits or answer.kind == "values":
+        return [np.nan] * (answer.scores.shape[1] if answer.scores.shape[1] <= _MOST_OUTPUTS else 1)
+    scores, known = answer.scores, ~answer.targets.isnan()
+    if answer.kind == "classes":  # of each class, over its samples and those of others
+        scores = scores.log_softmax(dim=1).clamp(max=-1e-7)
+        scores = scores - torch.log1p(-scores.exp())
+    each = F.binary_cross_entropy_with_logits(scores, answer.targets.nan_to_num(), reduction="none")
+    found = torch.where(known, each, 0).sum(dim=0) / known.sum(dim=0)
+    return [float(value) for value in found] if len(found) <= _MOST_OUTPUTS else [float(found.nanmean())]
 
 
 def auroc(scores: Float[np.ndarray, " sample"], positive: Float[np.ndarray, " sample"]) -> float:

@@ -134,8 +134,12 @@ def _unused_inputs(setting: Setting, fit: Fit, outputs: Sequence[str]) -> Cause 
     return Cause(
         "input",
         "the scores stay the same when each week is given the inputs of another one, so the inputs do not reach them; "
-        "look for a slice, a mask or a dead layer between the two",
+        f"look for a slice, a mask or a dead layer between the two{_below(fit)}",
     )
+
+
+def _below(fit: Fit) -> str:
+    return f" ({_some(fit.still)} without a gradient)" if fit.still else ""
 
 
 def _scores(setting: Setting, batch: Any) -> Tensor | None:
@@ -149,19 +153,38 @@ def _scores(setting: Setting, batch: Any) -> Tensor | None:
 
 
 def _no_loss(setting: Setting, fit: Fit, outputs: Sequence[str]) -> Cause | None:
-    """Outputs whose scores the loss sees, and to which no gradient comes back."""
-    del setting
-    if fit.first is None or fit.first.gradient is None or not bool((fit.first.gradient > 0).any()):
+    """Outputs to whose scores the loss sends no gradient, or whose scores send none to any weight."""
+    if fit.first is None or fit.first.scores.shape[1] != len(outputs):
         return None
-    without = [outputs[i] for i in range(len(outputs)) if i < len(fit.first.gradient) and not fit.first.gradient[i]]
-    failed = [name for name, value in zip(outputs, fit.fits[-1], strict=False) if value < fit.limit]
-    named = [name for name in without if name in failed]
-    if not named:
+    sent = fit.first.gradient
+    without = set() if sent is None or not sent.any() else {i for i, each in enumerate(sent.tolist()) if not each}
+    without |= _cut_off(setting, setting.batches[0])
+    fine = fit.learned
+    named = [name for i, name in enumerate(outputs) if fine[i] is False and i in without]
+    if not named or len(named) == len(outputs):
         return None
     return Cause(
         "loss",
-        f"the loss sends no gradient to {', '.join(named)}; look at its weight, and at what is detached or masked",
+        f"no gradient goes through {', '.join(named)}; look at its weight, and at what is detached or masked",
     )
+
+
+def _cut_off(setting: Setting, batch: Any) -> set[int]:
+    """Return the outputs whose scores no weight has a gradient of."""
+    with rng_untouched(), torch.inference_mode(False), torch.enable_grad():
+        replay = Replay(setting.module, setting.context, setting.trainer)
+        with Answers(batch) as seen:
+            replay.step(batch)
+        if len(seen.live) != 1 or not seen.live[0].requires_grad:
+            return set()
+        weights = [each for each in replay.twin.parameters() if each.requires_grad]
+        scores = seen.live[0] if seen.live[0].dim() > 1 else seen.live[0][:, None]
+        found = set()
+        for i in range(scores.shape[1]):
+            given = torch.autograd.grad(scores[:, i].sum(), weights, retain_graph=True, allow_unused=True)
+            if not any(each is not None and bool(each.any()) for each in given):
+                found.add(i)
+        return found
 
 
 def _no_gradient(setting: Setting, fit: Fit, outputs: Sequence[str]) -> Cause | None:
@@ -187,10 +210,10 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _factors(fit: Fit) -> list[float]:
-    """Return factors of the learning rate to try: a tenth, ten times, and what makes steps of a usual size."""
+    """Return factors of the learning rate to try: what makes steps of a usual size, or if they are, around it."""
     usual = _USUAL / fit.update if fit.update > 0 and math.isfinite(fit.update) else 1.0
     usual = 10.0 ** round(math.log10(usual))
-    return sorted({0.1, 10.0} | ({usual} if not 0.05 < usual < 20 else set()))
+    return sorted({0.1, 10.0} if 0.05 < usual < 20 else {usual, 10 * usual} if usual > 1 else {0.1, usual, 10 * usual})
 
 
 def _learning_rate(fit: Fit, rates: dict[float, Fit]) -> Cause | None:
@@ -209,9 +232,13 @@ def _learning_rate(fit: Fit, rates: dict[float, Fit]) -> Cause | None:
 
 
 def _much_lower(other: Fit, fit: Fit) -> bool:
-    if math.isnan(other.best):
+    """Whether another rate brings the loss down by a fifth, and three times as far as this one, or this fails."""
+    if math.isnan(other.best) or not other.losses[0] > 0:
         return False
-    return math.isnan(fit.best) or not math.isfinite(fit.losses[-1]) or other.best < 0.5 * fit.best
+    fallen = [
+        0.0 if not math.isfinite(each.losses[-1]) else 1 - each.losses[-1] / each.losses[0] for each in (other, fit)
+    ]
+    return fallen[0] > max(0.2, 3 * fallen[1])
 
 
 def _course(fit: Fit) -> str:
@@ -226,7 +253,7 @@ def _falls(fit: Fit) -> bool:
     if quarter < 2 or not np.isfinite(fit.losses).all():
         return False
     last, before = np.mean(fit.losses[-quarter:]), np.mean(fit.losses[-2 * quarter : -quarter])
-    return bool(last < (1 - _FALLS) * before)
+    return bool(last < (1 - _FALLS) * before and last < fit.losses[0])
 
 
 def _fewer_weeks(setting: Setting, fit: Fit, rates: dict[float, Fit], steps: int) -> Cause:
@@ -240,7 +267,7 @@ def _fewer_weeks(setting: Setting, fit: Fit, rates: dict[float, Fit], steps: int
         return Cause("unknown", course)
     other = learn(few, steps // 2)
     count = sum(batch_size(batch) or 0 for batch in few.batches)
-    if other.reached:
+    if other.reached and other.losses[-1] < 0.5 * other.losses[0]:
         return Cause(
             "capacity", f"{count} of the weeks are learned in {other.steps} steps, and not all. {course} Widen it"
         )
@@ -256,7 +283,7 @@ def _quarter(setting: Setting, fit: Fit) -> Setting | None:
     size = batch_size(batch) or 0
     if fit.last is None or size < 2 or sum(batch_size(each) or 0 for each in setting.batches) != len(fit.last.targets):
         return None
-    failed = [i for i, value in enumerate(fit.fits[-1]) if value < fit.limit and i < fit.last.targets.shape[1]]
+    failed = [i for i, fine in enumerate(fit.learned) if fine is False and i < fit.last.targets.shape[1]]
     targets = fit.last.targets[:size].cpu().numpy()
     for column in (targets[:, i] for i in failed):
         ranked = [int(i) for i in np.argsort(column, kind="stable") if not np.isnan(column[i])]

@@ -1,4 +1,4 @@
-"""What a simple model that one trusts makes of the same weeks: is the task too easy, are labels wrong or unrelated?"""
+"""What a simple model that one trusts makes of the same weeks: is the task too easy, are labels unrelated?"""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import minimize
-from scipy.special import expit
-from scipy.stats import chi2
 
 from heartnet.diagnostics.contract_batches import Parts, parts_of
 from heartnet.diagnostics.overfit_answers import auroc
@@ -28,18 +25,12 @@ class Simple:
     Attributes:
         weeks, positives: known, and of them positive.
         auroc: on weeks left out of the fit, with the half-width of its 95 % interval (Hanley and McNeil 1982).
-        flipped: share of labels that look flipped; 0 if that explains nothing.
-        certain: p-value of `flipped` against 0.
-        suspects: places of the weeks whose label is most likely flipped, most likely first.
     """
 
     weeks: int
     positives: int
     auroc: float
     half_width: float
-    flipped: float
-    certain: float
-    suspects: tuple[int, ...]
 
 
 def features_of(batches: Sequence[Any]) -> Float[np.ndarray, "week feature"] | None:
@@ -112,11 +103,7 @@ def _simple(
         return None
     score = _left_out(features[known], label, None if people is None else people[known])
     area = auroc(score, label.astype(float))
-    share, certain, likely = flipped_share(score, label)
-    suspects = known[np.argsort(-likely, kind="stable")[: round(share * len(known))]]
-    return Simple(
-        len(known), positives, area, 1.96 * _error(area, positives, others), share, certain, tuple(map(int, suspects))
-    )
+    return Simple(len(known), positives, area, 1.96 * _error(area, positives, others))
 
 
 def _left_out(features: Any, label: Bool[np.ndarray, " week"], people: Any) -> Float[np.ndarray, " week"]:
@@ -140,34 +127,6 @@ def _error(area: float, positives: int, others: int) -> float:
     first, second = area / (2 - area), 2 * area**2 / (1 + area)
     variance = area * (1 - area) + (positives - 1) * (first - area**2) + (others - 1) * (second - area**2)
     return math.sqrt(max(variance, 0) / (positives * others))
-
-
-def flipped_share(
-    score: Float[np.ndarray, " week"], label: Bool[np.ndarray, " week"]
-) -> tuple[float, float, Float[np.ndarray, " week"]]:
-    """Return the share of labels that look flipped, its p-value against none, and how likely each label is flipped.
-
-    The model is P(label = 1) = ε + (1 − 2 ε) · logistic(a + b · score): weak effects make for a small `b`, and only
-    weeks that are certain for their score and yet wrong make for an ε above 0 (Copas 1988, Binary regression models
-    for contaminated data). The p-value is of the likelihood ratio, halved since ε is at the edge of what it can be.
-    """
-    x = (score - score.mean()) / max(score.std(), 1e-12)
-    y = label.astype(float)
-
-    def cost(at: Float[np.ndarray, " 3"]) -> float:
-        share = 0.5 * expit(at[2])
-        chance = np.clip(share + (1 - 2 * share) * expit(at[0] + at[1] * x), 1e-9, 1 - 1e-9)
-        # A faint prior keeps the slope finite where classes are apart.
-        return float(-(y * np.log(chance) + (1 - y) * np.log(1 - chance)).sum() + 1e-3 * at[1] ** 2)
-
-    none = minimize(lambda at: cost(np.array([*at, -40.0])), [0.0, 1.0], method="Nelder-Mead")
-    starts = [minimize(cost, [0.0, slope, -1.0], method="Nelder-Mead", options={"maxiter": 1000}) for slope in (2, 20)]
-    best = min(starts, key=lambda each: each.fun)
-    share = float(0.5 * expit(best.x[2]))
-    certain = float(0.5 * chi2.sf(max(2 * (none.fun - best.fun), 0), 1))
-    right = expit(best.x[0] + best.x[1] * x)
-    own = np.where(label, right, 1 - right)
-    return share, certain, share * (1 - own) / (share * (1 - own) + (1 - share) * own)
 
 
 def same_inputs(batches: Sequence[Any]) -> Int[np.ndarray, " week"] | None:

@@ -16,8 +16,8 @@ from heartnet.findings import Finding, Status
 CHECK = "overfit_check"
 EASY = 0.99
 """AUROC of a simple model on weeks that it did not see, from which a task is too easy to tell much."""
-FLIPPED, CERTAIN = 0.1, 1e-3
-"""From which share of labels, and up to which p-value, labels look flipped."""
+ROSE = 2.0
+"""Loss on the way, over the first, from which the learning rate is doubted though all was learned."""
 UNRELATED = 0.65
 """AUROC that the simple models, all targets together, must certainly stay below before labels are doubted."""
 
@@ -32,7 +32,13 @@ def names_of(outputs: Sequence[str], fit: Fit) -> tuple[str, ...]:
 
 
 def learned(
-    fit: Fit, names: Sequence[str], seconds: float, normalisation: Normalisation, *, certain: bool
+    fit: Fit,
+    names: Sequence[str],
+    weeks: Sequence[str],
+    seconds: float,
+    normalisation: Normalisation,
+    *,
+    certain: bool,
 ) -> list[Finding]:
     """Return a finding for each output: learned by heart or not.
 
@@ -44,19 +50,19 @@ def learned(
         return [_unscored(fit, how)]
     found = []
     for i, (name, value) in enumerate(zip(names, fit.fits[-1], strict=True)):
-        weeks = _weeks(fit, i)
+        few = _weeks(fit, i)
         if math.isnan(value):
-            message = f"not tested: {weeks}, so there is nothing to tell apart"
+            message = f"not tested: {few}, so there is nothing to tell apart"
             found.append(Finding(CHECK, "pass", name, None, fit.limit, UNITS[fit.kind], message))
             continue
-        status: Status = "pass" if value >= fit.limit else "fail"
+        status: Status = "pass" if fit.learned[i] else "fail"
         if status == "pass":
-            message = f"learned by heart in {fit.steps} steps: {weeks} ({how})"
+            message = f"learned by heart in {fit.steps} steps: {few} ({how}){_last(fit, weeks)}"
         elif fit.ended == "seconds":
-            status, message = "warn", f"could not tell within {seconds:g} s: {fit.steps} steps on {weeks} ({how})"
+            status, message = "warn", f"could not tell within {seconds:g} s: {fit.steps} steps on {few} ({how})"
         else:
             status = status if certain else "warn"
-            message = f"not learned by heart in {fit.steps} steps: {weeks} ({how})"
+            message = f"not learned by heart in {fit.steps} steps: {few} ({how}){_cost(fit, i)}"
         found.append(Finding(CHECK, status, name, float(value), fit.limit, UNITS[fit.kind], message))
     return found
 
@@ -64,9 +70,7 @@ def learned(
 def why(cause: Cause, fit: Fit, weeks: Sequence[str], settings: Mapping[str, object]) -> Finding:
     """Return the finding that says what the evidence points to."""
     message = f"{_NAMES[cause.name]}: {cause.message}"
-    if cause.name in ("capacity", "labels", "unknown") and fit.margins is not None and len(fit.margins) == len(weeks):
-        wrong = [weeks[i] for i in np.argsort(fit.margins)[:3] if fit.margins[i] < 0]
-        message += f". Most often wrong: {', '.join(wrong)}" if wrong else ""
+    message += _last(fit, weeks)
     status: Status = "fail" if cause.certain else "warn"
     return Finding(CHECK, status, f"cause/{cause.name}", None, None, "", message, _overrides(cause, fit, settings))
 
@@ -83,7 +87,15 @@ def in_spite(fit: Fit) -> list[Finding]:
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             found.append(f"these few weeks are learned, but with {', '.join(names[:3])}{more} {what}")
-    return [Finding(CHECK, "warn", "cause/architecture", None, None, "", f"architecture: {each}") for each in found[:1]]
+    if found:
+        return [Finding(CHECK, "warn", "cause/architecture", None, None, "", f"architecture: {found[0]}")]
+    if not max(fit.losses) > ROSE * fit.losses[0] > 0:
+        return []
+    message = (
+        f"learning rate: too high? These few weeks are learned, but the loss rose from {fit.losses[0]:.3g} to "
+        f"{max(fit.losses):.3g} on the way; at {fit.rate:.1e}, a step changes the weights by {fit.update:.0%} of their size"
+    )
+    return [Finding(CHECK, "warn", "cause/learning_rate", max(fit.losses) / fit.losses[0], ROSE, "× first", message)]
 
 
 def easy(simple: Sequence[Simple | None], names: Sequence[str]) -> list[Finding]:
@@ -100,29 +112,6 @@ def easy(simple: Sequence[Simple | None], names: Sequence[str]) -> list[Finding]
     return [Finding(CHECK, "warn", "easy", value, EASY, "AUROC of logistic regression", message)]
 
 
-def flipped(simple: Sequence[Simple | None], names: Sequence[str], weeks: Sequence[str]) -> list[Finding]:
-    """Return a warning for each target that has labels opposite to what nearly all weeks like them have."""
-    found = []
-    for name, each in zip(names, simple, strict=False):
-        if each is None or each.flipped < FLIPPED or each.certain > CERTAIN:
-            continue
-        suspects = ", ".join(weeks[i] for i in each.suspects[:5])
-        found.append(
-            Finding(
-                CHECK,
-                "warn",
-                f"{name}/labels",
-                each.flipped,
-                FLIPPED,
-                "of labels",
-                f"labels: about {each.flipped:.0%} of {each.weeks} look flipped: a logistic regression is certain of "
-                f"the opposite (p = {each.certain:.0e}). A network learns them "
-                f"by heart all the same. Look at {suspects}",
-            )
-        )
-    return found
-
-
 def doubtful(simple: Sequence[Simple | None]) -> bool:
     """Whether simple models see no relation between labels and inputs, in weeks enough to see one."""
     told = [each for each in simple if each is not None]
@@ -130,7 +119,7 @@ def doubtful(simple: Sequence[Simple | None]) -> bool:
         return False
     mean = float(np.mean([each.auroc for each in told]))
     wide = float(np.sqrt(np.mean([each.half_width**2 for each in told]) / len(told)))
-    return mean + wide < UNRELATED and mean - wide <= 0.5 and all(each.auroc - each.half_width <= 0.5 for each in told)
+    return max(mean, 0.5) + wide < UNRELATED and mean - 1.5 * wide <= 0.5
 
 
 def unrelated(fit: Fit, shuffled: Sequence[Fit], simple: Sequence[Simple | None]) -> list[Finding]:
@@ -155,6 +144,13 @@ def unrelated(fit: Fit, shuffled: Sequence[Fit], simple: Sequence[Simple | None]
             "Effects may be weak; or labels may stand beside the wrong weeks: follow one by hand from its source",
         )
     ]
+
+
+def _last(fit: Fit, weeks: Sequence[str]) -> str:
+    """The weeks learned last, by the area under their margin (Pleiss 2020), among which wrong labels are likeliest."""
+    if fit.margins is None or len(fit.margins) != len(weeks):
+        return ""
+    return f". Learned last: {', '.join(weeks[i] for i in np.argsort(fit.margins)[:3])}"
 
 
 _NAMES = {
@@ -183,6 +179,14 @@ def _weeks(fit: Fit, output: int) -> str:
     if fit.kind == "values":
         return f"{len(known)} weeks"
     return f"{len(known)} weeks, {int((known > 0.5).sum())} positive"
+
+
+def _cost(fit: Fit, output: int) -> str:
+    """What an output is short of that is in order, and whose cross-entropy has not fallen."""
+    if not fit.fits[-1][output] >= fit.limit:
+        return ""
+    first, last = fit.costs[0][output], fit.costs[-1][output]
+    return f". Scores are in order, but their cross-entropy went only from {first:.3g} to {last:.3g}"
 
 
 def _unscored(fit: Fit, how: str) -> Finding:

@@ -33,14 +33,12 @@ class FewWeeks:
         total: weeks that a pass over the loader has, as far as can be told; None if it cannot.
         names: what each of the few is called in the data (`row 17`), in the order of the batches.
         seen: the few and more, in batches on the CPU.
-        seen_names: what each of those is called.
     """
 
     batches: Sequence[Any]
     total: int | None
     names: Sequence[str]
     seen: Sequence[Any]
-    seen_names: Sequence[str]
 
     @property
     def count(self) -> int:
@@ -77,7 +75,7 @@ def few_weeks(
         picks = choose(_targets(seen, len(asked)), count)
         chosen = [asked[i] for i in picks]
         batches = [place(make(chosen[i : i + size])) for i in range(0, count, size)]
-    return FewWeeks(batches, len(keys), [f"row {key}" for key in chosen], seen, [f"row {key}" for key in asked])
+    return FewWeeks(batches, len(keys), [f"row {key}" for key in chosen], seen)
 
 
 def choose(targets: Float[np.ndarray, "week target"] | None, count: int) -> list[int]:
@@ -163,8 +161,7 @@ def _whole_batches(
         if len(rows):
             batches.append(place(rows_of(batch, rows)))
             names += [f"week {row} of batch {i}" for row in rows]
-    every = [f"week {row} of batch {i}" for i, batch in enumerate(seen) for row in range(batch_size(batch) or 0)]
-    return FewWeeks(batches, total, names, seen, every)
+    return FewWeeks(batches, total, names, seen)
 
 
 def _batches(loader: Any) -> Iterator[Any]:

@@ -21,7 +21,7 @@ from heartnet.diagnostics.probe import Probe
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.findings import Finding, publish, run_folder
 from heartnet.module import HeartnetModule
-from heartnet.pretraining import Encoder, Look, Outcome, ProbeOf, hand_over, pretrain
+from heartnet.pretraining import Encoder, Look, Outcome, ProbeOf, hand_over, means_explain, pretrain
 from heartnet.pretraining_objectives import Objective, make_objective
 from heartnet.pretraining_verdict import account, verdict
 from heartnet.pretraining_weeks import PretrainingRows, PretrainingWeeks
@@ -117,7 +117,8 @@ class SyntheticPretraining(lightning.Callback):
                 raise _refused(f"targets: no synthetic target {name!r}; there are {', '.join(TARGETS)}")
         if targets is not None and len(targets) == 0:
             raise _refused("targets=[]: names nothing to learn; null is all")
-        self.objective, self.targets = objective, None if targets is None else tuple(targets)
+        self.objective: str = objective
+        self.targets = None if targets is None else tuple(targets)
         self.max_epochs, self.patience, self.learning_rate = max_epochs, patience, learning_rate
         self.val_share, self.batch_size, self.share = val_share, batch_size, share
         self.last_layer, self.probe, self.values = last_layer, probe or _probe_of, values
@@ -192,7 +193,8 @@ class SyntheticPretraining(lightning.Callback):
             )
         hand_over(outcome.weights, module)
         _say(outcome)
-        return [*found, verdict(outcome, str(self.objective), self.max_epochs, own=isinstance(module, HeartnetModule))]
+        own, means = isinstance(module, HeartnetModule), means_explain(encoder, objective, weeks)
+        return [*found, verdict(outcome, self.objective, self.max_epochs, own=own, means=means)]
 
     def _fingerprint(
         self, encoder: Encoder, objective: Objective, weeks: PretrainingWeeks | PretrainingRows, seed: int
@@ -200,8 +202,9 @@ class SyntheticPretraining(lightning.Callback):
         """Return what two pretrainings share that come to the same weights."""
         options = (self.objective, objective.names, self.max_epochs, self.patience, self.learning_rate, seed)
         digest = hashlib.blake2b(repr((*options, self.val_share, weeks.batch_size, str(encoder.module))).encode())
-        for name, value in (*encoder.weights().items(), *objective.state_dict().items()):
-            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        # Parameters only: among the buffers are the base rates of those whose labels are used.
+        for name, value in (*encoder.named_parameters(), *objective.state_dict().items()):
+            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
         if isinstance(weeks, PretrainingWeeks):
             digest.update(weeks.fingerprint().encode())
         return digest.hexdigest()

@@ -18,7 +18,7 @@ from heartnet.diagnostics.isolate import bare_copy, device_of
 from heartnet.diagnostics.probe import Probe
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.module import HeartnetModule, one_cycle
-from heartnet.pretraining_objectives import Objective
+from heartnet.pretraining_objectives import Objective, Rebuild
 
 ProbeOf = Callable[[lightning.LightningModule, Any], Probe]
 OWN_LAST_LAYERS = ("network.head", "network.metadata_logit")
@@ -61,6 +61,7 @@ class Encoder(nn.Module):
             parent, _, own = name.rpartition(".")
             # What only adds to the logits has no features before it.
             setattr(self.module.get_submodule(parent), own, nn.Identity() if name == self.last_layers[0] else None)
+        self.first = _copied(self.module.state_dict())
 
     def forward(self, batch: Any) -> tuple[Float[Tensor, "batch feature"], Probe]:
         batch = self.module.transfer_batch_to_device(batch, device_of(self.module), 0)
@@ -69,8 +70,13 @@ class Encoder(nn.Module):
         return features.float(), probe
 
     def weights(self) -> dict[str, Tensor]:
-        """Return a copy, on the CPU, of all weights and buffers but those of the last layer, by name in the module."""
-        return {name: value.detach().cpu().clone() for name, value in self.module.state_dict().items()}
+        """Return a copy, on the CPU, of the weights and buffers that are not as they were, by name in the module."""
+        now = _copied(self.module.state_dict())
+        return {name: value for name, value in now.items() if not torch.equal(value, self.first[name])}
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 
 @dataclass(frozen=True)
@@ -183,6 +189,16 @@ def evaluate(encoder: Encoder, objective: Objective, batches: Iterator[Any]) -> 
         if count[i] >= 2 and spread[i] > 1e-6 * count[i]
     }
     return float(errors.sum() / count.sum().clamp(min=1)), explained
+
+
+def means_explain(encoder: Encoder, objective: Objective, batches: Batches) -> float:
+    """Return the share of variance that each week's own means explain of it, averaged over channels; 0 for targets."""
+    if not isinstance(objective, Rebuild):
+        return 0.0
+    objective.by_means = True
+    explained = evaluate(encoder, objective, batches.val())[1]
+    objective.by_means = False
+    return sum(explained.values()) / max(len(explained), 1)
 
 
 def hand_over(weights: Mapping[str, Tensor], module: lightning.LightningModule) -> int:

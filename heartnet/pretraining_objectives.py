@@ -89,6 +89,7 @@ class Rebuild(nn.Module):
     def __init__(self, features: int, names: Sequence[str], longest: int) -> None:
         super().__init__()
         self.names = tuple(names)
+        self.by_means = False  # rebuild by each week's own means, to compare with
         self.decoder = SequenceDecoder(features, len(self.names), longest)
 
     def forward(self, features: Tensor, probe: Probe, batch: Any) -> tuple[Tensor, Tensor]:
@@ -99,6 +100,8 @@ class Rebuild(nn.Module):
         if isinstance(batch, Mapping) and "known" in batch:
             known = known & batch["known"].to(inputs.device)
         truth = inputs.masked_fill(~known, torch.nan)
+        if self.by_means:
+            return truth.nanmean(dim=1, keepdim=True).expand_as(truth).flatten(0, 1), truth.flatten(0, 1)
         return self.decoder(features, inputs.shape[1]).flatten(0, 1), truth.flatten(0, 1)
 
 

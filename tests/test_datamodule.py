@@ -103,6 +103,43 @@ def test_constants_come_from_the_training_split_only(make_weeks: MakeWeeks) -> N
     assert WeeksDataModule(replace(weeks, readings=changed), Conditions()).scaling != before.scaling
 
 
+def test_labels_of_a_share_of_the_people_to_train_on(make_weeks: MakeWeeks) -> None:
+    weeks = make_weeks(users=40, missing=0.1)
+    whole = WeeksDataModule(weeks, Conditions())
+    seen: set[str] = set()
+    for share in (0.05, 0.1, 0.4, 1.0):
+        data = WeeksDataModule(weeks, Conditions(), labelled_share=share)
+        for split in ("val", "test"):
+            np.testing.assert_array_equal(data.rows[split], whole.rows[split])
+            np.testing.assert_array_equal(data.values[data.rows[split]], whole.values[data.rows[split]])
+        assert data.scaling == whole.scaling
+        both = np.sort(np.concatenate([data.rows["train"], data.without_labels]))
+        np.testing.assert_array_equal(both, whole.rows["train"])
+        assert np.isnan(data.values[data.without_labels]).all()
+        np.testing.assert_array_equal(data.values[data.rows["train"]], whole.values[data.rows["train"]])
+        people, others = (set(weeks.table["user_id"][rows]) for rows in (data.rows["train"], data.without_labels))
+        assert not people & others
+        assert len(people) == max(1, round(share * (len(people) + len(others))))
+        assert seen <= people
+        seen = people
+        assert data.without_target == whole.without_target
+    other = WeeksDataModule(weeks, Conditions(), labelled_share=0.4, labelled_seed=1)
+    assert set(other.weeks.table["user_id"][other.rows["train"]]) != seen
+    assert len(WeeksDataModule(weeks, Conditions(), split_by="week", labelled_share=0.1).rows["train"]) == 8
+
+
+def test_who_is_held_out(make_weeks: MakeWeeks) -> None:
+    weeks = make_weeks(users=20)
+    data = WeeksDataModule(weeks, Conditions())
+    held = {name for split in ("val", "test") for name in weeks.table["user_id"][data.rows[split]]}
+    assert data.held_out(weeks.table).tolist() == [name in held for name in weeks.table["user_id"]]
+    reordered = weeks.table.sample(fraction=1.0, shuffle=True, seed=0)
+    assert data.held_out(reordered).tolist() == [name in held for name in reordered["user_id"]]
+    by_week = WeeksDataModule(weeks, Conditions(), split_by="week")
+    rows = np.concatenate([by_week.rows["val"], by_week.rows["test"]])
+    assert np.flatnonzero(by_week.held_out(weeks.table)).tolist() == sorted(rows.tolist())
+
+
 def test_target_statistics(make_weeks: MakeWeeks) -> None:
     weeks = make_weeks(users=20, missing=0.3)
     data = WeeksDataModule(weeks, Conditions())
@@ -222,6 +259,8 @@ def test_conditions_are_matched_by_name_in_canonical_order(make_weeks: MakeWeeks
         ({}, Conditions, {"val_share": 0.5, "test_share": 0.49}, "no week is left to train on"),
         ({}, Conditions, {"folds": 4, "fold": 4}, r"data\.fold=4"),
         ({}, Conditions, {"folds": 40}, "need 2 to 12 folds"),
+        ({}, Conditions, {"labelled_share": 0.0}, r"data\.labelled_share=0\.0: must be above 0"),
+        ({}, Conditions, {"labelled_share": 1.1}, r"data\.labelled_share=1\.1"),
     ],
 )
 def test_what_cannot_be_served_is_said(

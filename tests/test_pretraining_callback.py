@@ -102,7 +102,9 @@ def test_the_weights_are_those_of_the_best_epoch(tmp_path: Path) -> None:
     assert kept["best"]["epoch"] + 1 <= kept["epoch"] == 3
     for name, value in kept["weights"].items():
         assert torch.equal(record.start[name], value), name
-    assert set(record.start) - set(kept["weights"]) == {"network.head.weight", "network.head.bias"}
+    parameters = {name for name, _ in it.module.named_parameters()}
+    assert parameters - set(kept["weights"]) == {"network.head.weight", "network.head.bias"}
+    assert set(kept["weights"]) <= parameters
 
 
 def test_the_same_twice_and_in_the_same_folder_only_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +133,18 @@ def test_runs_of_a_sweep_share_a_pretraining(tmp_path: Path, capsys: pytest.Capt
     names = sorted(path.name.partition("-")[0] for path in (tmp_path / "pretraining").iterdir())
     assert names == ["autoencoder", "heuristic"]
     assert [path.parent.parent.name for path in tmp_path.rglob(FILE)] == ["3"]
+
+
+def test_a_shared_pretraining_carries_no_ones_base_rates(tmp_path: Path) -> None:
+    (tmp_path / "multirun.yaml").write_text("")
+    buffers = []
+    for i in range(2):
+        it = training("deepheart")
+        it.module.target_mean += 0.1 * i  # of others whose labels are used
+        it.fit(tmp_path / str(i), [pretraining()], max_epochs=1)
+        buffers.append(it.module.target_mean)
+    assert len(list((tmp_path / "pretraining").iterdir())) == 1
+    torch.testing.assert_close(buffers[1], buffers[0] + 0.1)
 
 
 def test_a_run_that_goes_on_does_not_pretrain_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from heartnet.errors import HeartnetError
-from heartnet.splits import SPLITS, split_weeks
+from heartnet.splits import SPLITS, labelled_weeks, split_weeks
 
 
 def split(people: Any, targets: Any = None, **options: Any) -> dict[str, np.ndarray]:
@@ -128,3 +128,30 @@ def test_the_split_follows_from_the_seed_and_not_from_the_order_of_the_weeks() -
 def test_what_cannot_be_split_is_said(count: int, options: dict[str, Any], words: str) -> None:
     with pytest.raises(HeartnetError, match=words):
         split(np.arange(count), **options)
+
+
+@settings(max_examples=60, deadline=None)
+@given(people=st.integers(2, 60), share=st.floats(0.01, 1.0), rate=st.floats(0.02, 0.9), seed=st.integers(0, 9))
+def test_few_labels_keep_both_classes_of_each_condition_where_they_can(
+    people: int, share: float, rate: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    ids = np.repeat([f"p{i:02d}" for i in range(people)], 2)
+    targets = np.repeat((rng.random((people, 2)) < rate).astype(np.float32), 2, axis=0)
+    kept = labelled_weeks(ids, targets, share, seed)
+    np.testing.assert_array_equal(kept[::2], kept[1::2])
+    count = max(1, round(share * people))
+    assert kept[::2].sum() == count
+    if count >= 4:  # a positive and a negative of each
+        for column in targets.T:
+            assert set(column[kept]) == set(column)
+    more = labelled_weeks(ids, targets, min(1.0, 2 * share), seed)
+    assert not (kept & ~more).any()
+
+
+def test_labels_are_kept_in_the_proportions_that_there_are() -> None:
+    rng = np.random.default_rng(0)
+    targets = (rng.random((1000, 1)) < 0.3).astype(np.float32)
+    kept = labelled_weeks(np.arange(1000).astype(str), targets, 0.1, 0)
+    assert abs(targets[kept].mean() - targets.mean()) < 0.02
+    assert not np.array_equal(kept, labelled_weeks(np.arange(1000).astype(str), targets, 0.1, 1))

@@ -20,7 +20,8 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from heartnet import folders
+from callbacks import synthetic_pretraining
+from heartnet import folders, pretraining
 from heartnet.findings import Finding, append_jsonl, read_jsonl
 from heartnet.module import HeartnetModule
 from heartnet.status import read_status
@@ -162,6 +163,39 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     assert len(read_jsonl(folder / "findings.jsonl")) > findings
     assert len(logged_steps(folder, "train/loss")) > len(steps)
     assert read_jsonl(folder / "findings.jsonl")[-1] == read_jsonl(Path("whole/findings.jsonl"))[-1]
+
+
+def test_an_interrupted_pretraining_goes_on_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.PRETRAINING == synthetic_pretraining.FILE
+    overrides = (
+        "+callbacks=synthetic_pretraining", "callbacks.synthetic_pretraining.objective=autoencoder",
+        "callbacks.synthetic_pretraining.max_epochs=3", "test=false", "seed=null",
+    )  # fmt: skip
+    looks, evaluate = iter(range(100)), pretraining.evaluate
+
+    def interrupted(*args: Any) -> Any:
+        if next(looks) == 1:
+            raise KeyboardInterrupt
+        return evaluate(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "evaluate", interrupted)
+        assert run(*overrides) == 130
+    (folder,) = run_folders()
+    said = capsys.readouterr().err
+    assert f"ckpt_path={folder}/checkpoints/pretraining.ckpt" in said
+    assert run(*shlex.split(said.strip().partition("To go on: ")[2])[2:], tiny=False) == 0
+    assert run_folders() == [folder]
+    assert "going on after epoch 1" in capsys.readouterr().out
+    seed = OmegaConf.load(folder / "config.yaml").seed
+    assert run(*overrides, f"seed={seed}", "hydra.run.dir=whole") == 0
+    assert same_weights(folder, Path("whole"))
+    # What has been trained since is not pretrained again.
+    capsys.readouterr()
+    assert run(*overrides, f"ckpt_path={folder}/checkpoints/last.ckpt", "trainer.max_epochs=2") == 0
+    assert "Pretrained" not in capsys.readouterr().out
 
 
 def test_a_run_that_fails_says_why_on_its_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -313,7 +313,7 @@ class Faulty(Base):
         self.fault = fault
         self.one, self.two, self.act = nn.Linear(4, 8), nn.Linear(8, 8), nn.Tanh()
         self.head = nn.Linear(8, 2)
-        self.list = [nn.Linear(8, 8)]
+        self.list = [nn.Linear(8, 8)] if fault == "list" else []
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.act(self.one(x))
@@ -381,4 +381,4 @@ def test_a_probe_says_what_the_scores_are(tmp_path: Path) -> None:
         return adapt(module, batch[0], logits=lambda out: Logits(None, out[0] - out[0].mean(dim=0)), outputs=("a", "b"))
 
     torch.manual_seed(0)
-    assert found(tmp_path, Two(), sequences(), probe=probe) == ["net/mixing"]
+    assert found(tmp_path, Two(), sequences(), probe=probe) == ["evaluation/mixing"]

@@ -89,7 +89,7 @@ class LastStep(ReadsPadding):
     def forward(self, inputs: Tensor, lengths: Tensor, metadata: Tensor) -> Logits:
         logits: Logits = self.inner(inputs, lengths, metadata)
         assert logits.steps is not None
-        return Logits(logits.steps, logits.steps[:, -1] + self.inner.head.bias)
+        return Logits(logits.steps, logits.steps[:, -1])
 
 
 def padding_read(it: Training) -> list[str]:

@@ -256,15 +256,19 @@ def differs(one: Tensor, other: Tensor) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def first_difference(one: Sequence[Seen], other: Sequence[Seen], tolerance: float) -> Seen | None:
-    """Return the first module that took the same in both passes and put out something else; None if there is none."""
+def first_difference(one: Sequence[Seen], other: Sequence[Seen], tolerance: float) -> tuple[str, bool]:
+    """Return the first module that put out something else, and whether it was given something else already.
+
+    The name is `""` if none did.
+    """
     for a, b in zip(one, other, strict=False):
         if a.name != b.name:
-            return None
-        same = all((differs(x, y) or 0.0) <= tolerance for x, y in zip(a.inputs, b.inputs, strict=False))
-        if same and (differs(a.output, b.output) or 0.0) > tolerance:
-            return a
-    return None
+            return a.name, True
+        if any((differs(x, y) or 0.0) > tolerance for x, y in zip(a.inputs, b.inputs, strict=False)):
+            return a.name, True
+        if (differs(a.output, b.output) or 0.0) > tolerance:
+            return a.name, False
+    return "", False
 
 
 def _few(batch: Any, rows: int) -> Any:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import norm
 
 SIGMAS = 4.0
 """Standard errors of chance that what is found must exceed, over the heads together: 3 in 100,000."""
-_FEWEST = 5
+_FEWEST = 3
 """People with a label, and without, below which nothing is said of it."""
 _SHIFTS = (-2, -1, 1, 2)
 _MOST_HEADS = 16
@@ -69,7 +71,7 @@ def heads(
     area = np.full((count, count), np.nan)
     for j in which:
         area[:, j] = [auroc(scores[:, i], labels[:, j]) for i in range(count)]
-    order, sigmas = _assign(scores, labels, area, which)
+    order, sigmas = _assign(scores if classes else _apart(scores), labels, area, which)
     sure = {i: rank_sum(scores[:, i], labels[:, i]) for i in which}
     opposite = [] if classes else [i for i in which if sure[i] < -SIGMAS and order[i] == i]
     shift, shifted = _shifted(scores, labels, which) if not repeated and max(sure.values()) < 2 else (0, np.nan)
@@ -134,7 +136,7 @@ def _assign(
     """Return which label each score tells best, and how surely; heads with too few labels stay where they are.
 
     Labels may go together, so that a score tells another label by way of its own. Hence the other label has to be told
-    among samples that are alike in the own one.
+    among samples that are alike in the own one. The best of all orders is the best of many, which raises the limit.
     """
     own = list(range(len(area)))
     _, best = linear_sum_assignment(-area[np.ix_(which, which)])
@@ -146,8 +148,18 @@ def _assign(
     if not moved or min(gains) <= 0 or float(np.mean(gains)) < _GAIN:
         return own, 0.0
     sure = [rank_sum(scores[:, i], labels[:, order[i]], labels[:, i]) for i in moved]
-    sigmas = float(np.sum(sure) / np.sqrt(len(sure)))
-    return (order if sigmas > SIGMAS and min(sure) > 1 else own), sigmas
+    sigmas = _together(sure, scores[:, moved], labels[:, [order[i] for i in moved]])
+    orders = math.factorial(len(which)) - 1
+    limit = float(norm.isf(norm.sf(SIGMAS) / orders))
+    return (order if sigmas > limit and min(sure) > 1 else own), sigmas
+
+
+def _apart(scores: Float[np.ndarray, "sample head"]) -> Float64[np.ndarray, "sample head"]:
+    """Return the ranks of each score without what it has in common with the mean of the others."""
+    ranks = np.argsort(np.argsort(scores, axis=0), axis=0).astype(float)
+    ranks -= ranks.mean(axis=0)
+    others = (ranks.sum(axis=1, keepdims=True) - ranks) / max(ranks.shape[1] - 1, 1)
+    return np.asarray(ranks - others * (ranks * others).sum(axis=0) / np.maximum((others**2).sum(axis=0), 1e-12))
 
 
 def _shifted(
@@ -157,8 +169,22 @@ def _shifted(
     best, told, surest = 0, float("nan"), SIGMAS
     for shift in _SHIFTS:
         rolled = np.roll(labels, shift, axis=0)
-        sigmas = float(np.sum([rank_sum(scores[:, i], rolled[:, i]) for i in which]) / np.sqrt(len(which)))
+        sure = [rank_sum(scores[:, i], rolled[:, i]) for i in which]
+        sigmas = _together(sure, scores[:, which], rolled[:, which])
         if sigmas > surest:
             best, surest = shift, sigmas
             told = float(np.mean([auroc(scores[:, i], rolled[:, i]) for i in which]))
     return best, told
+
+
+def _together(
+    sure: Sequence[float], scores: Float[np.ndarray, "sample some"], labels: Float[np.ndarray, "sample some"]
+) -> float:
+    """Return the sum of standard scores over its spread by chance.
+
+    Rank sums go together by chance as far as both their scores and their labels do: their correlation is the product.
+    """
+    order = np.argsort(np.argsort(scores, axis=0), axis=0).astype(float)
+    known = np.where(np.isnan(labels), np.nanmean(labels, axis=0), labels)
+    both = np.corrcoef(order.T) * np.corrcoef(known.T)
+    return float(np.sum(sure) / np.sqrt(max(np.nan_to_num(both).sum(), len(sure))))

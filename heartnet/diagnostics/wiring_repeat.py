@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -22,7 +22,8 @@ class Repeated:
 
     Attributes:
         value: largest difference of scores, over the largest score; None if it cannot be told.
-        module: the first module that took the same and put out something else; `""` if none did.
+        module: the first module that put out something else; `""` if none did.
+        before: it was given something else already, by what is not a module.
         given: the passes differ before any module runs, as with augmentation in the training step.
         random: the passes of training mode differ from each other too (other randomness than dropout).
         norms: names of batch normalisations, held at their running statistics.
@@ -30,6 +31,7 @@ class Repeated:
 
     value: float | None
     module: str = ""
+    before: bool = False
     given: bool = False
     random: bool = False
     norms: Sequence[str] = ()
@@ -54,7 +56,7 @@ def modes(bench: Bench) -> Repeated:
             found = again if random else _compare(bench, (False, 0), (True, 0))
     finally:
         bench.training = before
-    return Repeated(found.value, found.module, found.given, random, norms)
+    return replace(found, random=random, norms=norms)
 
 
 def _compare(bench: Bench, one: tuple[bool, int], other: tuple[bool, int]) -> Repeated:
@@ -64,10 +66,8 @@ def _compare(bench: Bench, one: tuple[bool, int], other: tuple[bool, int]) -> Re
     value = differs(a, b)
     if value is None or value <= bench.tolerance:
         return Repeated(value)
-    at = first_difference(first, second, bench.tolerance)
-    start = first[:1] and second[:1] and zip(first[0].inputs, second[0].inputs, strict=False)
-    given = any((differs(x, y) or 0.0) > bench.tolerance for x, y in start or ())
-    return Repeated(value, "" if at is None else at.name, given)
+    name, before = first_difference(first, second, bench.tolerance)
+    return Repeated(value, name, before, given=before and name == first[0].name)
 
 
 @contextmanager

@@ -85,13 +85,17 @@ def padded(found: Padding, tolerance: float) -> list[Finding]:
     return made
 
 
+def _place(found: Repeated) -> str:
+    return f"what comes just before {found.module}" if found.before else found.module or "what comes after all layers"
+
+
 def not_repeatable(found: Repeated, tolerance: float, dropout: bool) -> list[Finding]:
     """Two passes in evaluation mode that differ; `dropout`: the module named is one."""
     if found.value is None or found.given:
         return []
     if found.value <= tolerance:
         return [finding("pass", "evaluation/repeatable", "", found.value, tolerance, "of the score")]
-    where = found.module or "a function between layers"
+    where = _place(found)
     message = f"two passes in evaluation mode give other scores: {where} is random. " + (
         "Its dropout stays on: look for training=True, or a train() that eval() cannot undo"
         if dropout
@@ -108,7 +112,7 @@ def modes_differ(found: Repeated, tolerance: float) -> list[Finding]:
     norms = f"batch normalisation ({found.norms[0]} …) held at its running statistics" if found.norms else ""
     if found.value <= tolerance:
         return [finding("pass", "training/same", norms, found.value, tolerance, "of the score")]
-    where = found.module or "a function between layers"
+    where = _place(found)
     if found.random:
         message = f"{where} is random in training, beside dropout; so its two modes were not compared"
         return [finding("pass", "training/same", message, None, tolerance, "of the score")]

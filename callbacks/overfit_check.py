@@ -57,7 +57,8 @@ class OverfitCheck(lightning.Callback):
         share: of the training weeks to learn by heart.
         least, most: bounds of how many they are; whole batches, where a data set gives no single weeks.
         steps: of the copy's optimiser, at most; experiments take half as many each.
-        seconds: for all together, after which the check says that it could not tell.
+        seconds: for all trainings together, after which the check says that it could not tell. The full DeepHeart on
+            a CPU needs some ten minutes for as many steps as it takes.
         normalisation: `batch`: layers normalise by the batch, as in training; `off`: by the statistics they start with.
         among: weeks that are read to choose from, and for the logistic regression.
         stop_on_fail: end the run before it trains if a finding is a failure.
@@ -80,7 +81,7 @@ class OverfitCheck(lightning.Callback):
         least: int = 12,
         most: int = 32,
         steps: int = 400,
-        seconds: float = 900.0,
+        seconds: float = 300.0,
         normalisation: Normalisation = "batch",
         among: int = 256,
         stop_on_fail: bool = False,
@@ -107,7 +108,8 @@ class OverfitCheck(lightning.Callback):
         found = self._check(trainer, pl_module) if trainer.is_global_zero else []
         publish(found, trainer)
         failed = [f"{each.where}: {each.message}" for each in found if each.status == "fail"]
-        message = trainer.strategy.broadcast("\n".join(sorted(failed, key=lambda line: not line.startswith("cause/"))))
+        causes = [line for line in failed if line.startswith("cause/")]
+        message = trainer.strategy.broadcast("; ".join(causes or failed))
         if self.stop_on_fail and message:
             raise HeartnetError(f"overfit_check ended the run before training (stop_on_fail=true). {message}")
 

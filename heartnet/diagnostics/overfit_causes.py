@@ -238,7 +238,7 @@ def _much_lower(other: Fit, fit: Fit) -> bool:
     fallen = [
         0.0 if not math.isfinite(each.losses[-1]) else 1 - each.losses[-1] / each.losses[0] for each in (other, fit)
     ]
-    return fallen[0] > max(0.2, 3 * fallen[1])
+    return fallen[0] > max(0.2, 3 * fallen[1]) or (fallen[0] > 0.2 and other.losses[-1] < 0.5 * fit.losses[-1])
 
 
 def _course(fit: Fit) -> str:

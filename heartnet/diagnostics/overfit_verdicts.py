@@ -93,7 +93,7 @@ def in_spite(fit: Fit) -> list[Finding]:
         return []
     message = (
         f"learning rate: too high? These few weeks are learned, but the loss rose from {fit.losses[0]:.3g} to "
-        f"{max(fit.losses):.3g} on the way; at {fit.rate:.1e}, a step changes the weights by {fit.update:.0%} of their size"
+        f"{max(fit.losses):.3g} on the way; a step changes the weights by {fit.update:.0%} of their size"
     )
     return [Finding(CHECK, "warn", "cause/learning_rate", max(fit.losses) / fit.losses[0], ROSE, "× first", message)]
 

@@ -20,7 +20,7 @@ from heartnet.diagnostics.comparison import Unit, compare, logits_of
 from heartnet.diagnostics.isolate import rng_untouched
 from heartnet.diagnostics.learnability import target_findings
 from heartnet.diagnostics.linear_share import linear_share
-from heartnet.diagnostics.tested import Tested
+from heartnet.diagnostics.seen_weeks import SeenWeeks
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.findings import Finding, publish, run_folder
 from heartnet.metrics import SCORES
@@ -96,13 +96,13 @@ class Baseline(lightning.Callback):
             raise HeartnetError(f"callbacks.baseline.draws={draws}: must be at least 100, for an interval of 95 %")
         self.features = tuple(dict.fromkeys(features))
         self.margin, self.explained, self.draws, self.scores = margin, explained, draws, scores
-        self._tested = Tested()
+        self._seen = SeenWeeks()
         self._failed = ""
         self._simple: pl.DataFrame | None = None
         self._without: list[str] = []
 
     def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
-        self._tested, self._failed, self._simple, self._without = Tested(), "", None, []
+        self._seen, self._failed, self._simple, self._without = SeenWeeks(), "", None, []
 
     def on_test_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, *_: Any
@@ -112,13 +112,13 @@ class Baseline(lightning.Callback):
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         data = _data_of(trainer)
-        if data is not None and self._tested.rows and not self._failed:
+        if data is not None and self._seen.rows and not self._failed:
             self._fit(data)
             pl_module.log_dict(_logged(self._simple, data.task.kind), rank_zero_only=True)
 
     def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         folder = run_folder(trainer)
-        if self._simple is not None and trainer.is_global_zero:
+        if self._simple is not None and trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             folder.mkdir(parents=True, exist_ok=True)
             self._simple.write_parquet(folder / "predictions_baseline.parquet")
         publish(self._findings(trainer, pl_module), trainer)
@@ -128,12 +128,12 @@ class Baseline(lightning.Callback):
             if self.scores is not None:
                 with rng_untouched(), torch.no_grad():
                     outputs = self.scores(module, batch)
-            self._tested.add(batch, outputs)
+            self._seen.add(batch, outputs)
         except Exception as error:  # somebody else's module; the run goes on
             self._failed = str(error) if isinstance(error, HeartnetError) else f"{type(error).__name__}: {error}"
 
     def _fit(self, data: WeeksDataModule) -> None:
-        rows = self._tested.table()[0]
+        rows = self._seen.table()[0]
         with rng_untouched():
             scored = {name: baseline_scores(data, name, rows) for name in self.features}
         frames = [predictions_frame(data, rows, found, name) for name, found in scored.items() if found is not None]
@@ -146,7 +146,7 @@ class Baseline(lightning.Callback):
             return [_cannot("needs heartnet's data module, on whose weeks it fits; this trainer has none", step)]
         if self._failed:
             return [_cannot(f"cannot read the test's batches: {self._failed}; {_HOW}", step)]
-        rows, means, scores = self._tested.table()
+        rows, means, scores = self._seen.table()
         if len(rows) == 0:
             return [_cannot("no week was tested", step)]
         if self.scores is None and isinstance(module, HeartnetModule):

@@ -17,7 +17,7 @@ _MOST_MEANS = 64
 _EDGE = 1 / 16
 
 
-class Tested:
+class SeenWeeks:
     """Gathers batches of a test, on the CPU.
 
     Attributes:

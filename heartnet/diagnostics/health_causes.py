@@ -18,7 +18,7 @@ _FOLLOWS: Mapping[str, Collection[str]] = {
     "loss/sign": ("rate", "activation", "explosion", "clipped", "finite", "range", *_STALLED),
     "logits": ("range", "output", "last", *_STALLED),
     "range": ("output here", "last", *_STALLED),
-    "units": ("start", "loss/start", "explosion", "clipped", *_STALLED),
+    "units": ("start", "loss/start", "dead", "last", "explosion", "clipped", *_STALLED),
     "start": ("loss/start", "dead here", "rate", "activation", "explosion", "clipped", "finite", *_STALLED),
     "rate": ("dead", "last", "activation", "explosion", "clipped", "finite", *_STALLED),
     "clipped": ("frozen", "still", *_STALLED),

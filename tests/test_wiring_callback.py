@@ -89,7 +89,7 @@ def test_trained_scores_tell_what_labels_before_training_do_not(tmp_path: Path) 
     """Without a look beforehand, labels that are exchanged in validation show in the network's own scores."""
     it, places = faulty("image", 10, 0)
     it.fit(tmp_path, [Wiring(label_batches=0)], logger=CSVLogger(tmp_path, "csv", ""), max_epochs=4)
-    (found,) = trouble(tmp_path)
+    (found,) = trouble(tmp_path / "csv")
     assert found.where in places
     assert "the trained scores" in found.message
     assert found.step > 0

@@ -98,6 +98,10 @@ class HeartnetModule(pl.LightningModule):
         set_output_bias = getattr(network, "set_output_bias", None)
         if kind == "conditions" and set_output_bias is not None:
             set_output_bias(torch.logit(self.target_mean.clamp(0.001, 0.999)))
+        set_clock = getattr(network, "set_clock", None)
+        if set_clock is not None and "dt" in self.scaling.channels:
+            place = self.scaling.channels.index("dt")
+            set_clock(self.scaling.mean[place], self.scaling.std[place])
 
     def forward(self, batch: Batch) -> Logits:
         logits: Logits = self.network(batch["inputs"], batch["lengths"], batch["metadata"])

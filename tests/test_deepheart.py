@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from heartnet.errors import HeartnetError
-from heartnet.model.deepheart import DeepHeart
+from heartnet.model.clock import day_angles
+from heartnet.model.deepheart import DeepHeart, mean_and_spread
 
-READOUTS = ("mean", "last", "midpoint", "both_ends")
+READOUTS = ("mean", "last", "midpoint", "both_ends", "statistics")
+CLOCKS = ("none", "elapsed")
 ACTIVATIONS = {"relu": torch.relu, "leaky_relu": lambda x: torch.where(x > 0, x, 0.01 * x), "gelu": nn.GELU()}
 
 
@@ -28,7 +30,7 @@ def small(channels: int = 3, outputs: int = 2, **options: Any) -> DeepHeart:
 
 def convolved(network: DeepHeart, sequence: Tensor, activation: str) -> Tensor:
     """Return `[step, unit]` of one unpadded `[time, channel]` sequence, by loops over steps and taps."""
-    hidden = sequence
+    hidden = sequence if network.clock == "none" else torch.cat([sequence, angles_by_loop(network, sequence)], dim=1)
     for i, convolution in enumerate(network.convolutions):
         assert isinstance(convolution, nn.Conv1d)
         size = convolution.weight.shape[2]
@@ -46,15 +48,31 @@ def convolved(network: DeepHeart, sequence: Tensor, activation: str) -> Tensor:
     return hidden
 
 
+def angles_by_loop(network: DeepHeart, sequence: Tensor) -> Tensor:
+    mean, std = network.dt_scale.tolist()
+    now, rows = 0.0, []
+    for t, dt in enumerate(sequence[:, 2].tolist()):
+        now += math.expm1(min(max(dt * std + mean, 0.0), math.log1p(604800))) if t else 0.0
+        turns = [2 * math.pi * now / period for period in (86400, 43200)]
+        rows.append([math.sin(turn) for turn in turns] + [math.cos(turn) for turn in turns])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
 def naive(network: DeepHeart, sequence: Tensor, activation: str = "leaky_relu", state: Tensor | None = None) -> Any:
     """Return logits `[step, output]` and scores by readout of one unpadded sequence."""
-    hidden = convolved(network, sequence, activation)
+    hidden = local = convolved(network, sequence, activation)
     for i, (ahead, back) in enumerate(zip(network.lstm.ahead, network.lstm.back, strict=True)):
         first = [None if state is None else (state[i, d, 0][None], state[i, d, 1][None]) for d in range(2)]
         forwards = ahead(hidden, first[0])[0]
         backwards = back(hidden.flip(0), first[1])[0].flip(0)
         hidden = torch.cat([forwards, backwards], dim=1)
     weight, bias = network.head.weight[:, :, 0], network.head.bias
+    if network.readout == "statistics":
+        hidden = torch.cat([hidden, local], dim=1)
+        spread = hidden.var(dim=0, unbiased=False).sqrt().clamp(min=1e-3)
+        means, spreads = weight.chunk(2, dim=1)
+        steps = hidden @ means.T + 1e-3 * spreads.sum(dim=1) + bias
+        return steps, {"statistics": means @ hidden.mean(dim=0) + spreads @ spread + bias}
     steps = hidden @ weight.T + bias
     units = network.lstm.hidden_size
     ends = weight[:, :units] @ hidden[-1, :units] + weight[:, units:] @ hidden[0, units:] + bias
@@ -83,9 +101,11 @@ def test_the_number_of_weights() -> None:
 
 @pytest.mark.parametrize("pool", [1, 2, 4])
 @pytest.mark.parametrize("readout", READOUTS)
-def test_against_one_sequence_at_a_time(readout: str, pool: int) -> None:
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_against_one_sequence_at_a_time(readout: str, pool: int, clock: str) -> None:
     torch.manual_seed(pool)
-    network = small(readout=readout, pool=pool)
+    network = small(readout=readout, pool=pool, clock=clock)
+    network.set_clock(5.0, 2.0)
     sequences = [torch.randn(length, 3, dtype=torch.float64) for length in (23, 1, 64, 7, 65)]
     answer = network(*padded(sequences))
     for i, sequence in enumerate(sequences):
@@ -110,14 +130,16 @@ def test_convolutions_against_loops(activation: str) -> None:
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=4),
     pool=st.sampled_from([1, 2, 3]),
     readout=st.sampled_from(READOUTS),
+    clock=st.sampled_from(CLOCKS),
     extra=st.integers(0, 9),
     seed=st.integers(0, 2**31),
 )
 def test_nothing_depends_on_padding_neighbours_or_order(
-    lengths: list[int], pool: int, readout: str, extra: int, seed: int
+    lengths: list[int], pool: int, readout: str, clock: str, extra: int, seed: int
 ) -> None:
     torch.manual_seed(seed)
-    network = small(readout=readout, pool=pool)
+    network = small(readout=readout, pool=pool, clock=clock)
+    network.set_clock(5.0, 2.0)
     sequences = [torch.randn(length, 3, dtype=torch.float64) for length in lengths]
     together = network(*padded(sequences, extra))
     order = torch.randperm(len(lengths)).tolist()
@@ -131,10 +153,11 @@ def test_nothing_depends_on_padding_neighbours_or_order(
 
 
 @pytest.mark.parametrize("pool", [1, 2])
-def test_no_gradient_comes_from_or_goes_to_the_padding_of_later_layers(pool: int) -> None:
+@pytest.mark.parametrize("options", [{}, {"readout": "statistics", "clock": "elapsed"}])
+def test_no_gradient_comes_from_or_goes_to_the_padding_of_later_layers(pool: int, options: dict[str, str]) -> None:
     """What stands in the padding of the input is 0 in batches; what layers write there must stay without effect."""
     torch.manual_seed(0)
-    network = small(pool=pool)
+    network = small(pool=pool, **options)
     sequences = [torch.randn(length, 3, dtype=torch.float64) for length in (9, 40)]
     inputs, lengths = padded(sequences)
     inputs.requires_grad_()
@@ -169,6 +192,68 @@ def test_metadata_left_out_change_nothing() -> None:
     assert torch.equal(one, network(*inputs).score)
 
 
+def test_mean_and_spread_are_those_of_numpy() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(3, 4, 9, dtype=torch.float64)
+    lengths = torch.tensor([9, 1, 4])
+    mask = (torch.arange(9) < lengths[:, None, None]).double()
+    found = mean_and_spread(values, mask, lengths)
+    for i, length in enumerate(lengths.tolist()):
+        valid = values[i, :, :length].numpy()
+        expected = [*valid.mean(axis=1), *valid.std(axis=1).clip(min=1e-3)]
+        assert found[i].tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_spread_of_nothing_has_a_gradient_of_nothing() -> None:
+    values = torch.ones(1, 2, 5, requires_grad=True)
+    mean_and_spread(values, torch.ones(1, 1, 5), torch.tensor([5]))[:, 2:].sum().backward()
+    assert values.grad is not None
+    assert (values.grad == 0).all()
+
+
+def test_the_logit_of_a_step_is_the_score_of_a_week_that_holds_nothing_else() -> None:
+    torch.manual_seed(0)
+    for readout in READOUTS:
+        answer = small(readout=readout)(*padded([torch.randn(1, 3, dtype=torch.float64)]))
+        torch.testing.assert_close(answer.steps[:, 0], answer.score)
+
+
+def test_the_clock_turns_once_a_day_from_the_first_reading_on() -> None:
+    """Readings every six hours: a quarter of a day and half of half a day each; scaled by any constants."""
+    dt = (torch.log1p(torch.full((1, 9), 21600.0, dtype=torch.float64)) - 5.0) / 2.0
+    dt[:, 0] = 123.0  # not known, and not looked at
+    angles = day_angles(dt, torch.tensor([6]), torch.tensor([5.0, 2.0]))
+    sine, double_sine, cosine, double_cosine = angles[0]
+    assert sine.tolist() == pytest.approx([0, 1, 0, -1, 0, 1, 0, 0, 0], abs=1e-6)
+    assert cosine.tolist() == pytest.approx([1, 0, -1, 0, 1, 0, 0, 0, 0], abs=1e-6)
+    assert double_sine.tolist() == pytest.approx([0] * 9, abs=1e-6)
+    assert double_cosine.tolist() == pytest.approx([1, -1, 1, -1, 1, -1, 0, 0, 0], abs=1e-6)
+
+
+def test_the_clock_hears_of_nothing_but_dt_and_passes_no_gradient() -> None:
+    torch.manual_seed(0)
+    network = small(clock="elapsed", kernel_sizes=(1,), readout="last", lstm_layers=1)
+    for lstm in network.lstm.ahead:
+        lstm.weight_hh_l0.data.zero_()
+        lstm.bias_ih_l0.data[3:6] = -1e9  # forgets all: the last logit sees the last reading, and the time
+    inputs, lengths = padded([torch.randn(7, 3, dtype=torch.float64).abs()])
+    later = inputs.clone()
+    later[0, 2, 2] += 5  # a longer pause long ago
+    faster = inputs.clone()
+    faster[0, 2, :2] += 5
+    score = network(inputs, lengths).score
+    assert not torch.allclose(network(later, lengths).score, score)
+    assert torch.equal(network(faster, lengths).score, score)
+    slope = torch.autograd.grad(network(inputs.requires_grad_(), lengths).score.sum(), inputs)[0]
+    assert (slope[0, :6] == 0).all()
+    assert (slope[0, 6] != 0).all()
+
+
+def test_a_clock_of_inputs_that_were_never_scaled_stays_finite() -> None:
+    network = small(clock="elapsed")
+    assert network(torch.full((1, 9, 3), 1e6, dtype=torch.float64), torch.tensor([9])).score.isfinite().all()
+
+
 def forget_biases(network: DeepHeart) -> Tensor:
     lstms = [lstm for lstm in (*network.lstm.ahead, *network.lstm.back) if isinstance(lstm, nn.LSTM)]
     units = network.lstm.hidden_size
@@ -201,10 +286,14 @@ def test_dropout_works_in_training_only() -> None:
 
 
 def test_a_network_can_be_made_again_from_its_arguments() -> None:
-    network = small(forget_bias=1.5, pool=2, readout="last", metadata="lstm_state", metadata_size=3)
-    again = DeepHeart(**network.arguments).double()
-    again.load_state_dict(network.state_dict())
-    assert again.arguments == network.arguments
+    for options in ({"readout": "last"}, {"readout": "statistics", "clock": "elapsed"}):
+        network = small(forget_bias=1.5, pool=2, metadata="lstm_state", metadata_size=3, **options)
+        network.set_clock(5.0, 2.0)
+        again = DeepHeart(**network.arguments).double().eval()
+        again.load_state_dict(network.state_dict())
+        assert again.arguments == network.arguments
+        batch = (*padded([torch.randn(9, 3, dtype=torch.float64)]), torch.ones(1, 3, dtype=torch.float64))
+        assert torch.equal(again(*batch).score, network(*batch).score)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +301,8 @@ def test_a_network_can_be_made_again_from_its_arguments() -> None:
     [
         ({"activation": "rellu"}, r"model\.activation=rellu: not one of relu, .*Did you mean 'relu'"),
         ({"readout": "lats"}, r"model\.readout=lats: .*Did you mean 'last'"),
+        ({"clock": "elapse"}, r"model\.clock=elapse: .*Did you mean 'elapsed'"),
+        ({"clock": "elapsed", "channels": 12}, r"model\.clock=elapsed needs dt, which data\.view=hourly has not"),
         ({"metadata": "lstm-state"}, r"model\.metadata=lstm-state: .*Did you mean 'lstm_state'"),
         ({"metadata": "lstm_state"}, "this data has none; use model.metadata=none"),
         ({"forget_bias": "crono"}, r"model\.forget_bias=crono: .*a number.*Did you mean 'chrono'"),

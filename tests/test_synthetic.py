@@ -20,6 +20,7 @@ from heartnet.cli import main as heartnet
 from heartnet.datamodule import WeeksDataModule
 from heartnet.errors import HeartnetError
 from heartnet.model import DeepHeart
+from heartnet.model.clock import day_angles
 from heartnet.module import HeartnetModule
 from heartnet.simulate import simulate
 from heartnet.store import open_store
@@ -366,6 +367,29 @@ def test_each_target_trains_a_step_also_with_missing_ones(simulated: Weeks, name
         losses.append(loss.item())
     assert 0 < losses[0] < 10  # squared error in standard deviations, whatever the unit
     assert losses[-1] < losses[0]
+
+
+def test_the_clock_of_a_network_runs_at_the_scale_of_the_data(simulated: Weeks) -> None:
+    """What the convolutions are shown is the time since the week's first reading, of weeks as they come in batches."""
+    data = WeeksDataModule(simulated, Synthetic(), batch_size=4)
+    network = DeepHeart(3, 1, conv_units=8, lstm_units=8, lstm_layers=1, clock="elapsed")
+    mean, std = data.target_statistics()
+    HeartnetModule(
+        network,
+        kind="synthetic",
+        targets=data.targets,
+        target_mean=mean,
+        target_std=std,
+        scaling=data.scaling.as_dict(),
+    )
+    rows = data.rows["train"][:4]
+    batch = data.batch(rows)
+    angles = day_angles(batch["inputs"][:, :, 2], batch["lengths"], network.dt_scale)
+    for i, row in enumerate(rows):
+        seconds = np.nan_to_num(simulated.week(row)[:, 2].astype(np.float64)).cumsum()
+        expected = np.sin(2 * np.pi * seconds / 86400)
+        np.testing.assert_allclose(angles[i, 0, : len(seconds)].numpy(), expected, atol=2e-3)  # within half a minute
+        assert (angles[i, :, len(seconds) :] == 0).all()
 
 
 def test_unknown_names_are_said(make_weeks: Callable[..., Weeks]) -> None:

@@ -13,11 +13,16 @@ from torch.nn import functional as F
 
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.logits import Logits
+from heartnet.model.clock import CLOCK_CHANNELS, day_angles
 from heartnet.model.lstm import ForgetBias, LengthFlipLSTM, set_forget_bias
+from heartnet.weeks import CHANNELS
 
-Readout = Literal["mean", "last", "midpoint", "both_ends"]
+Readout = Literal["mean", "last", "midpoint", "both_ends", "statistics"]
+Clock = Literal["none", "elapsed"]
 Activation = Literal["relu", "leaky_relu", "gelu"]
 MetadataMode = Literal["none", "lstm_state"]
+_DT = CHANNELS.index("dt")
+_LEAST_SPREAD = 1e-3
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU}
 
 
@@ -44,7 +49,13 @@ class DeepHeart(nn.Module):
         activation: after each convolution. The seeds' ReLU died; their cure, leaky ReLU, is the default.
         readout: how step-wise logits become one score: `mean` over valid steps (the first architecture of the seeds),
             the `last` valid step, the `midpoint`, or `both_ends`: the logit from each direction's own last step, which
-            is what Keras returns from a bidirectional LSTM without sequences.
+            is what Keras returns from a bidirectional LSTM without sequences; or `statistics`, the logit of the mean
+            and the standard deviation over valid steps of what LSTM and convolutions say (statistics pooling: Snyder
+            et al., "X-vectors", ICASSP 2018), which can tell how widely something spreads over a week, where all others
+            would have to compute squares in the LSTM.
+        clock: `elapsed` shows the convolutions, beside each reading, how far the day has turned since the week's first
+            reading (`heartnet.model.clock`), which they could otherwise only know by adding up a week of dt. It is not
+            the local time: at which hour a week begins, and who travels, stays hidden. `none` as published.
         forget_bias: see `heartnet.model.lstm.set_forget_bias`.
         metadata: `lstm_state` sets the LSTMs' first states from the metadata (the seeds' design); `none` leaves it out.
         longest: readings that `forget_bias="chrono"` should bridge.
@@ -67,6 +78,7 @@ class DeepHeart(nn.Module):
         dropout: float = 0.2,
         activation: Activation = "leaky_relu",
         readout: Readout = "mean",
+        clock: Clock = "none",
         forget_bias: ForgetBias = "default",
         metadata: MetadataMode = "none",
         longest: int = 4096,
@@ -74,6 +86,7 @@ class DeepHeart(nn.Module):
         super().__init__()
         check_choice("activation", activation, get_args(Activation))
         check_choice("readout", readout, get_args(Readout))
+        check_choice("clock", clock, get_args(Clock))
         check_choice("metadata", metadata, get_args(MetadataMode))
         check_counts(
             conv_units=conv_units, pool=pool, lstm_units=lstm_units, lstm_layers=lstm_layers, longest=longest,
@@ -88,15 +101,21 @@ class DeepHeart(nn.Module):
             raise HeartnetError(
                 "model.metadata=lstm_state needs metadata, and this data has none; use model.metadata=none"
             )
+        if clock == "elapsed" and not len(CHANNELS) <= channels <= len(CHANNELS) + 1:
+            raise HeartnetError("model.clock=elapsed needs dt, which data.view=hourly has not; use model.clock=none")
         self.arguments: dict[str, Any] = {
             "channels": channels, "outputs": outputs, "metadata_size": metadata_size, "conv_units": conv_units,
             "kernel_sizes": list(kernel_sizes), "pool": pool, "lstm_units": lstm_units, "lstm_layers": lstm_layers,
-            "dropout": dropout, "activation": activation, "readout": readout, "forget_bias": forget_bias,
-            "metadata": metadata, "longest": longest,
+            "dropout": dropout, "activation": activation, "readout": readout, "clock": clock,
+            "forget_bias": forget_bias, "metadata": metadata, "longest": longest,
         }  # fmt: skip
         """What this network was made with, as plain values: a checkpoint keeps them to build it again."""
         self.kernel_sizes = tuple(kernel_sizes)
-        self.readout = readout
+        self.readout, self.clock = readout, clock
+        self.dt_scale: Tensor
+        if clock == "elapsed":
+            self.register_buffer("dt_scale", torch.tensor([0.0, 1.0]))
+            channels += CLOCK_CHANNELS
         self.pool = pool
         self.stride = pool ** len(kernel_sizes)
         self.convolutions = nn.ModuleList(
@@ -111,7 +130,9 @@ class DeepHeart(nn.Module):
         self.metadata_state = (
             nn.Linear(metadata_size, lstm_layers * 2 * 2 * lstm_units) if metadata == "lstm_state" else None
         )
-        self.head = nn.Conv1d(2 * lstm_units, outputs, 1)
+        # Statistics are two numbers each of what the LSTM and the convolutions say.
+        seen = 2 * (2 * lstm_units + conv_units) if readout == "statistics" else 2 * lstm_units
+        self.head = nn.Conv1d(seen, outputs, 1)
 
     def forward(
         self,
@@ -119,13 +140,24 @@ class DeepHeart(nn.Module):
         lengths: Int[Tensor, " batch"],
         metadata: Float[Tensor, "batch field"] | None = None,
     ) -> Logits:
-        """Return logits at every step (one for `stride` readings; 0 where padded) and after the readout."""
-        hidden, lengths = self._convolve(inputs.transpose(1, 2), lengths)
+        """Return logits at every step (one for `stride` readings; 0 where padded) and after the readout.
+
+        The logit of a step is what the readout would make of a week that holds nothing else.
+        """
+        hidden = inputs.transpose(1, 2)
+        if self.clock == "elapsed":
+            hidden = torch.cat([hidden, day_angles(inputs[:, :, _DT], lengths, self.dt_scale)], dim=1)
+        hidden, lengths = self._convolve(hidden, lengths)
         features = self.lstm(hidden.permute(2, 0, 1), lengths, self._first_state(metadata))
         features = self.dropout(features).permute(1, 2, 0)
-        mask = step_mask(lengths, features.shape[2], features.dtype)
-        steps = self.head(features) * mask[:, None]
-        return Logits(steps.transpose(1, 2), self._read(steps, features, lengths))
+        mask = step_mask(lengths, features.shape[2], features.dtype)[:, None]
+        if self.readout == "statistics":
+            features = torch.cat([features, hidden], dim=1)
+            alone = torch.cat([features, torch.full_like(features, _LEAST_SPREAD)], dim=1)
+            steps = self.head(alone) * mask
+        else:
+            steps = self.head(features) * mask
+        return Logits(steps.transpose(1, 2), self._read(steps, features, mask, lengths))
 
     def _convolve(
         self, hidden: Float[Tensor, "batch channel time"], lengths: Int[Tensor, " batch"]
@@ -157,6 +189,7 @@ class DeepHeart(nn.Module):
         self,
         steps: Float[Tensor, "batch output step"],
         features: Float[Tensor, "batch feature step"],
+        mask: Float[Tensor, "batch 1 step"],
         lengths: Int[Tensor, " batch"],
     ) -> Float[Tensor, "batch output"]:
         if self.readout == "mean":
@@ -165,9 +198,19 @@ class DeepHeart(nn.Module):
             units = self.lstm.hidden_size
             ahead = _at(features[:, :units], lengths - 1)
             ends = torch.cat([ahead, features[:, units:, 0]], dim=1)
-            score: Tensor = self.head(ends[:, :, None])
-            return score[:, :, 0]
+            return self._logit(ends)
+        if self.readout == "statistics":
+            return self._logit(mean_and_spread(features, mask, lengths))
         return _at(steps, lengths - 1 if self.readout == "last" else lengths // 2)
+
+    def _logit(self, features: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch output"]:
+        score: Tensor = self.head(features[:, :, None])
+        return score[:, :, 0]
+
+    def set_clock(self, mean: float, std: float) -> None:
+        """Say how dt was scaled, to `(log(1 + seconds) - mean) / std`; does nothing without a clock."""
+        if self.clock == "elapsed":
+            self.dt_scale.copy_(torch.tensor([mean, std]))
 
     def set_output_bias(self, bias: Float[Tensor, " output"]) -> None:
         """Let the scores start at `bias`, for example the logits of the base rates."""
@@ -179,6 +222,17 @@ class DeepHeart(nn.Module):
 def step_mask(lengths: Int[Tensor, " batch"], steps: int, dtype: torch.dtype) -> Float[Tensor, "batch step"]:
     """Return 1 for valid steps and 0 for padding, as `dtype`."""
     return (torch.arange(steps, device=lengths.device) < lengths[:, None]).to(dtype)
+
+
+def mean_and_spread(
+    values: Float[Tensor, "batch unit step"], mask: Float[Tensor, "batch 1 step"], lengths: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch statistic"]:
+    """Return each unit's mean over valid steps, then each unit's standard deviation (divided by n)."""
+    count = lengths[:, None].to(values.dtype)
+    mean = (values * mask).sum(dim=2) / count
+    variance = (((values - mean[:, :, None]) * mask) ** 2).sum(dim=2) / count
+    # The root has no slope at 0, where a unit says the same at each step.
+    return torch.cat([mean, variance.clamp(min=_LEAST_SPREAD**2).sqrt()], dim=1)
 
 
 def _at(values: Float[Tensor, "batch unit step"], step: Int[Tensor, " batch"]) -> Float[Tensor, "batch unit"]:

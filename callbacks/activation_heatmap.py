@@ -20,7 +20,7 @@ from heartnet.diagnostics.heatmap import Order, Rows, bare, collect, inputs_of, 
 from heartnet.diagnostics.layers import find_layers
 from heartnet.diagnostics.pixels import Pixels, image_probe, part_that_is_called
 from heartnet.diagnostics.probe import Probe
-from heartnet.diagnostics.signals import KnownWeek, at_positions, signals_of
+from heartnet.diagnostics.signals import KnownWeek, at_positions, no_signals, signals_of
 from heartnet.diagnostics.unit_table import from_plain, markdown, to_plain, unit_table, verdict, worth_telling
 from heartnet.diagnostics.units import LAGS, Meaning, unit_meanings
 from heartnet.errors import HeartnetError
@@ -117,7 +117,7 @@ class ActivationHeatmap(lightning.Callback):
         self.every_n_epochs, self.weeks, self.drawn, self.among = every_n_epochs, weeks, drawn, among
         self.after_activation, self.units = after_activation, units
         self.lags, self.shifts = tuple(lags), shifts
-        self.signals = signals or (lambda _: {})
+        self.signals = signals or no_signals
         self.probe = probe or _probe_of
         self.orders: dict[str, Order] = {}
         self.untrained: list[Meaning] = []

@@ -284,6 +284,8 @@ def _day_ticks(known: KnownWeek) -> list[tuple[float, str]]:
         return []
     ticks = np.arange(np.ceil(days[0] / every), np.floor(days[-1] / every) + 1) * every
     places = np.searchsorted(days, ticks)
+    if every == 1 and len(places) and places[0] > 0.04 * len(days):  # the day in which the week begins
+        ticks, places = np.append(np.floor(days[0]), ticks), np.append(0, places)
     return [(float(p), _name(known, float(tick), every)) for p, tick in zip(places, ticks, strict=True)]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.precision import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -387,3 +391,45 @@ def test_what_the_data_knows(cohort: SimulatedData) -> None:
     assert len(alone) == len(week)
     assert alone.dt is not None
     np.testing.assert_allclose(alone.dt[1:], week.dt[1:], rtol=1e-3)  # type: ignore[index]
+
+
+class Convolutions(Foreign):
+    """Without recurrent layers, which float16 on a CPU does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.mix = None, nn.Conv1d(2, 3, 3)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Any:
+        return torch.relu(self.mix(x.transpose(1, 2))), None
+
+
+def test_float16_with_a_gradient_scaler(tmp_path: Path) -> None:
+    plugin = MixedPrecision("16-mixed", device="cpu", scaler=torch.amp.GradScaler("cpu"))  # type: ignore[arg-type]
+    trainer_of(tmp_path, [ActivationHeatmap(shifts=9)], max_epochs=1, plugins=[plugin]).fit(
+        Convolutions(), pairs(8, 40, 2)
+    )
+    assert "activation_heatmap/mix" in events(tmp_path).Tags()["images"]
+    assert not [each for each in read_jsonl(tmp_path / "findings.jsonl") if each.status != "pass"]
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path) -> None:
+    """Rank zero alone draws and writes; nobody waits for anybody."""
+    script = f"""
+from test_activation_heatmap import ActivationHeatmap, Foreign, Path, pairs, trainer_of
+if __name__ == "__main__":
+    options = dict(devices=2, strategy="ddp_spawn", max_epochs=3, limit_train_batches=None)
+    module = Foreign()
+    trainer_of(Path({str(tmp_path)!r}), [ActivationHeatmap(shifts=9, every_n_epochs=1)], **options).fit(
+        module, pairs(16, 40, 2), pairs(8, 40, 2, shuffle=False)
+    )
+"""
+    (tmp_path / "script.py").write_text(script)
+    tests = Path(__file__).parent
+    paths = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, tmp_path / "script.py"], env=paths, check=True, timeout=300, capture_output=True)
+    assert [each.step for each in events(tmp_path).Images("activation_heatmap/mix")] == [0, 2, 4, 6]
+    assert set(pl.read_csv(tmp_path / "units.csv")["layer"]) == {"rnn", "mix"}
+    findings = read_jsonl(tmp_path / "findings.jsonl")
+    assert len(findings) == len({(each.check, each.where, each.step) for each in findings})

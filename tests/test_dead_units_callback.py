@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.demos.lstm import LightningLSTM
 from pytorch_lightning.demos.transformer import LightningTransformer
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.precision import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -455,6 +456,20 @@ def test_sixteen_bit(tmp_path: Path) -> None:
         assert [(each.where, each.value) for each in worst(found)] == [("first", 0.5)]
 
 
+def test_float16_with_a_gradient_scaler(tmp_path: Path) -> None:
+    ends = []
+    for callbacks in ([DeadUnits(every_n_steps=2)], []):
+        torch.manual_seed(0)
+        module = Pairs()
+        with torch.no_grad():
+            module.first.bias[:6] = -100
+        plugin = MixedPrecision("16-mixed", device="cpu", scaler=torch.amp.GradScaler("cpu"))  # type: ignore[arg-type]
+        trainer_of(tmp_path, callbacks, max_epochs=6, plugins=[plugin]).fit(module, pairs(shuffle=False))
+        ends.append([each.detach().clone() for each in module.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    assert [(each.where, each.value) for each in worst(read_jsonl(tmp_path / "findings.jsonl"))] == [("first", 0.5)]
+
+
 def test_an_lstm_from_an_installed_library(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = LightningLSTM(vocab_size=33)
@@ -881,7 +896,7 @@ if __name__ == "__main__":
     (tmp_path / "script.py").write_text(script)
     tests = Path(__file__).parent
     paths = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, tmp_path / "script.py"], env=paths, check=True, timeout=120, capture_output=True)
+    subprocess.run([sys.executable, tmp_path / "script.py"], env=paths, check=True, timeout=300, capture_output=True)
     assert [(each.where, each.status) for each in read_jsonl(tmp_path / "findings.jsonl")] == [("first", "fail")]
 
 

@@ -334,8 +334,9 @@ def test_days_stand_where_midnight_is() -> None:
     known = week()
     assert known.local_time is not None
     ticks = figure_heatmap._day_ticks(known)
-    assert [name for _, name in ticks] == ["Tue", "Wed", "Thu", "Fri", "Sat", "Sun", "Mon"][: len(ticks)]
-    for place, _ in ticks:
+    assert [name for _, name in ticks] == ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"][: len(ticks)]
+    assert ticks[0][0] == 0  # the day in which the week begins
+    for place, _ in ticks[1:]:
         before, after = known.local_time[int(place) - 1 : int(place) + 1] // 86_400_000_000
         assert after == before + 1
     short = week(300)

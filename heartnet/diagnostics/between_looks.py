@@ -19,8 +19,8 @@ from heartnet.diagnostics.saturation import sequences
 from heartnet.diagnostics.unit_counts import activity
 from heartnet.diagnostics.valid_steps import ValidSteps
 
-_POSITIONS = 256  # of each sequence that are counted at most
-_VALUES = 2048  # of each unit and call
+_POSITIONS = 128  # of each sequence that are counted at most
+_VALUES = 1024  # of each unit and call
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Between:
 class BetweenLooks:
     """Watches the training itself, with hooks that are there for one batch alone and change nothing.
 
-    Each call of a layer gives about 2,048 values of each unit at most (256 positions of each sequence), at places that
+    Each call of a layer gives about 1,024 values of each unit at most (128 positions of each sequence), at places that
     move on from batch to batch. It knows from the last look where the layer's activation is flat. Layers to whose
     output something is added before the activation, or that are functions, are left to the looks. What `torch.compile`
     has compiled is left alone, for hooks would have it compiled anew.

@@ -95,6 +95,11 @@ def signals_of(week: KnownWeek) -> dict[str, Float64[np.ndarray, " reading"]]:
     return found
 
 
+def no_signals(_: KnownWeek) -> Mapping[str, Float64[np.ndarray, " reading"]]:
+    """Return nothing: no signals of one's own (a lambda could not be sent to another process)."""
+    return {}
+
+
 def carried(values: Float64[np.ndarray, " reading"]) -> Float64[np.ndarray, " reading"]:
     """Return the last known value where there is none, and before the first known value that one."""
     known = ~np.isnan(values)

@@ -63,7 +63,7 @@ def people(seed: int, users: int = 400, weeks: int = 2, share: float = 0.25) -> 
 
 
 def verdict(value: np.ndarray, scores: Arrays, user: np.ndarray | None = None, **about: Any) -> Finding:
-    found = condition_findings(compare(table(value, scores, user), "conditions", draws=400), About(**about))
+    found = condition_findings(compare(table(value, scores, user), "conditions", draws=200), About(**about))
     assert len(found) == 1
     assert (found[0].check, found[0].where) == ("baseline", "diabetes")
     return found[0]

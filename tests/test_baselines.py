@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import roc_auc_score
 
 from callbacks.baseline import Baseline
 from heartnet.baselines import FEATURES, baseline_scores
 from heartnet.datamodule import WeeksDataModule
 from heartnet.errors import HeartnetError
-from heartnet.features import STATISTICS, week_statistics
+from heartnet.features import HOURLY_SUMMARY, STATISTICS, week_statistics
 from heartnet.tasks import Conditions, Synthetic
 from heartnet.weeks import Weeks
 
@@ -95,6 +97,51 @@ def test_scores_against_scikit_learn_by_hand(make_weeks: MakeWeeks, features: st
     for i in range(len(data.targets)):
         expected = by_hand(seen, asked, data.values[train, i].astype(np.float64), data.task.kind)
         np.testing.assert_allclose(scores[:, i], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", [Conditions, Synthetic])
+def test_boosting_against_scikit_learn_by_hand(make_weeks: MakeWeeks, task: Any) -> None:
+    size = {"shortest": 150, "longest": 200} if task is Synthetic else {}
+    made = task(["day_std_minus_night_std"]) if task is Synthetic else task()
+    data = WeeksDataModule(make_weeks(users=60, missing=0.2, **size), made)
+    train, test = data.rows["train"], data.rows["test"]
+    scores = baseline_scores(data, "boosting", test)
+    assert scores is not None
+    seen, asked = (
+        np.concatenate([FEATURES["metadata"](data, rows), FEATURES["hourly"](data, rows)], axis=1)
+        for rows in (train, test)
+    )
+    options: dict[str, Any] = {
+        "learning_rate": 0.05, "max_iter": 200, "max_leaf_nodes": 8, "l2_regularization": 1.0, "early_stopping": False,
+    }  # fmt: skip
+    useful = ~np.isnan(seen).all(axis=0)
+    for i in range(len(data.targets)):
+        values = data.values[train, i]
+        known = ~np.isnan(values)
+        if data.task.kind == "conditions":
+            fitted = HistGradientBoostingClassifier(**options).fit(seen[known][:, useful], values[known])
+            expected = fitted.predict_proba(asked[:, useful])[:, 1]
+        else:
+            fitted = HistGradientBoostingRegressor(**options).fit(seen[known][:, useful], values[known])
+            expected = fitted.predict(asked[:, useful])
+        np.testing.assert_allclose(scores[:, i], expected, rtol=1e-4, atol=1e-5)
+        assert len(np.unique(scores[:, i])) > 5
+    again = baseline_scores(data, "boosting", test)
+    np.testing.assert_array_equal(again, scores)
+
+
+def test_boosting_does_without_metadata_and_learns_what_is_not_linear(make_weeks: MakeWeeks) -> None:
+    weeks = make_weeks(users=100, missing=0.0)
+    nobody = [pl.lit(None, pl.Float64).alias(name) for name in ("age", "bmi")]
+    table = weeks.table.with_columns(*nobody, pl.lit(None, pl.String).alias("sex"))
+    data = WeeksDataModule(replace(weeks, table=table), Conditions())
+    rate = FEATURES["hourly"](data, np.arange(len(weeks)))[:, HOURLY_SUMMARY.index("mean_of_mean")]
+    data.values[:, 0] = np.abs(rate - np.median(rate)) > np.median(np.abs(rate - np.median(rate)))
+    test = data.rows["test"]
+    found = {name: baseline_scores(data, name, test) for name in ("hourly", "boosting")}
+    auroc = {name: roc_auc_score(data.values[test, 0], scores[:, 0]) for name, scores in found.items()}
+    assert auroc["boosting"] > 0.9
+    assert auroc["hourly"] < 0.75
 
 
 def test_the_metadata_are_age_sex_and_bmi(make_weeks: MakeWeeks) -> None:

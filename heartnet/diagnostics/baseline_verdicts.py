@@ -20,7 +20,7 @@ SAME_ORDER = 0.99
 
 LINEAR_SHARE = 0.999
 """Share of variance of the logits, linear in mean inputs, from which a network is linear: the hourly network without an
-activation function has 0.9996 or more, and with one 0.997 at most, when it has hardly begun to learn."""
+activation function has 0.9995 or more, and with one 0.997 at most, when it has hardly begun to learn."""
 
 _READINGS = ("statistics", "hourly")
 _NOTHING = 0.7

@@ -155,7 +155,8 @@ def far_start(found: StartLoss | None) -> list[Finding]:
     limit = found.base + START_KNOWN if found.known else START_FOREIGN * found.base
     base = "the base rates alone cost" if found.known else "knowing nothing costs"
     if found.found <= limit:
-        return [finding("pass", "loss/initial", f"{base} {found.base:.3g} nats", found.found, limit, "nats")]
+        near = f"the first loss is {found.found:.3g} nats, and {base} {found.base:.3g}"
+        return [finding("pass", "loss/initial", near, found.found, limit, "nats")]
     message = (
         f"the first loss is {found.found:.3g}, and {base} {found.base:.3g}: the network is sure of wrong answers "
         "before its first step. Look at the scale of inputs and initial weights, at the last layer's bias "

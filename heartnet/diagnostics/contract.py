@@ -162,7 +162,7 @@ class Contract:
             if rates and not any(targets & set(where.split("/")) for where in told):
                 weeks = sum(each.weeks for each in rates.values())
                 text = f"{', '.join(self.held.targets)}: as the data has them, by name, in {weeks:,} weeks of batches"
-                found.append(Finding(CHECK, "pass", "labels", weeks, None, "weeks", text))
+                found.append(Finding(CHECK, "pass", "labels", weeks, None, "weeks, each time it came", text))
         if self.round_trip is not None and self.round_trip.ok and self.round_trip.weeks:
             trip = self.round_trip
             units = {name: UNITS.get(name, "") for name in trip.worst}
@@ -172,7 +172,7 @@ class Contract:
             found.append(Finding(CHECK, "pass", "round trip", bpm, TOLERANCE, "bpm", text))
         if not groups - {"rows", "people", "duplicates"}:
             weeks = sum(each.weeks for each in seen.values())
-            found.append(Finding(CHECK, "pass", "channels", weeks, None, "weeks", f"no fault in {counts}"))
+            found.append(Finding(CHECK, "pass", "channels", weeks, None, "weeks, each time it came", f"no fault in {counts}"))
         return found
 
     def _split(self, split: str) -> _Split:

@@ -16,7 +16,7 @@ from heartnet.resampling import Interval, Statistic, auroc, by_label, explained,
 
 FEWEST = 10
 """People with a condition, and without, below which intervals do not keep what they promise: with 9 of 30 people having
-it, intervals of a difference held the truth in 86 % of simulated cohorts, with 10 of 100 in 91 %, with 18 of 60 in 92 %."""
+it, those of a difference held the truth in 86 % of simulated cohorts, with 10 of 100 in 91 %, with 18 of 60 in 92 %."""
 
 Floats = npt.NDArray[np.float64]
 Unit = Literal["user", "week"]

@@ -172,7 +172,9 @@ class Contract:
             found.append(Finding(CHECK, "pass", "round trip", bpm, TOLERANCE, "bpm", text))
         if not groups - {"rows", "people", "duplicates"}:
             weeks = sum(each.weeks for each in seen.values())
-            found.append(Finding(CHECK, "pass", "channels", weeks, None, "weeks, each time it came", f"no fault in {counts}"))
+            found.append(
+                Finding(CHECK, "pass", "channels", weeks, None, "weeks, each time it came", f"no fault in {counts}")
+            )
         return found
 
     def _split(self, split: str) -> _Split:

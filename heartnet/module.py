@@ -139,20 +139,22 @@ class HeartnetModule(pl.LightningModule):
             batch = batch | {"inputs": inputs, "lengths": lengths}
         return batch | {"inputs": augment(batch["inputs"], **strengths)} if any(strengths.values()) else batch
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        self._evaluate("val", batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return what `predict_step` returns."""
+        return self._evaluate("val", batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        score = self._evaluate("test", batch)
-        self._tested.append({"index": batch["index"], "scores": score})
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return what `predict_step` returns."""
+        self._tested.append(self._evaluate("test", batch))
+        return self._tested[-1]
 
-    def _evaluate(self, split: str, batch: Batch) -> Float[Tensor, "batch target"]:
+    def _evaluate(self, split: str, batch: Batch) -> dict[str, Tensor]:
         score = self(batch).score.float()
         loss = self.loss(score, batch["targets"])
         self.log(f"{split}/loss", loss, prog_bar=split == "val", batch_size=len(batch["lengths"]), sync_dist=True)
         natural = self.natural(score)
         self._scores(split).update(natural, batch["targets"])
-        return natural
+        return {"index": batch["index"], "scores": natural, "logits": score}
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
@@ -176,8 +178,10 @@ class HeartnetModule(pl.LightningModule):
         return scores
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return `index` [batch] and `scores` [batch, target]: probabilities, or targets in their unit."""
-        return {"index": batch["index"], "scores": self.natural(self(batch).score.float())}
+        """Return `index` [batch], `scores` [batch, target] (probabilities, or targets in their unit) and `logits`, of
+        which the scores are made."""
+        score = self(batch).score.float()
+        return {"index": batch["index"], "scores": self.natural(score), "logits": score}
 
     def probe(self, batch: Batch) -> Probe:
         """Return what a measurement needs to see."""

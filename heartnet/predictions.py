@@ -1,14 +1,20 @@
-"""Predictions: one row a week, target and model; and the scores that follow from them."""
+"""Predictions: one row a week, target and model; what their columns are; and the scores that follow from them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from jaxtyping import Float
 from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
+
+from heartnet.errors import HeartnetError
+from heartnet.features import HOURLY_SUMMARY, hourly_summary
+from heartnet.weeks import Weeks
 
 if TYPE_CHECKING:
     from heartnet.datamodule import WeeksDataModule
@@ -19,11 +25,110 @@ NETWORK = "network"
 CEILING = "ceiling"
 """The name of who sees the true traits of simulated people (`heartnet.simulate.ceiling`)."""
 
+PREDICTED: dict[str, Any] = {
+    "model": pl.String,
+    "user_id": pl.String,
+    "start": pl.Datetime("us"),
+    "week": pl.Int64,
+    "target": pl.String,
+    "value": pl.Float32,
+    "score": pl.Float32,
+}
+"""What every predictions table has; the models of a run are compared by it.
+
+`model`: `NETWORK`, `CEILING` or a baseline. `start`: of the week, local time. `week`: row in the data. `target`: a
+condition or a synthetic target. `value`: 1 has the condition, 0 has it not; or the synthetic target in its unit
+(`heartnet.synthetic.TARGETS`); null is unknown. `score`: a probability, or a prediction in the target's unit.
+"""
+
+KNOWN: dict[str, Any] = {
+    "split": pl.String,
+    "logit": pl.Float32,
+    "age": pl.Float32,
+    "sex": pl.String,
+    "bmi": pl.Float32,
+    "device": pl.String,
+    "wear_hours": pl.Float32,
+    "readings": pl.Int64,
+    **dict.fromkeys(HOURLY_SUMMARY, pl.Float32),
+}
+"""What the network's predictions have besides, of the callback `predictions` and of `heartnet predict`.
+
+`split`: `train`, `val` or `test`; null is none of a run's. `logit`: what the network said, before the sigmoid; null for
+synthetic targets. `age`: years. `sex`: `female`, `male`. `bmi`: kg/m². `device`: as the data names it. `wear_hours`:
+hours worn in the week. `readings`: rows of the week. The others, mean and spread over the week of what is known of
+each hour, in the units of `heartnet.hourly.HOURLY_UNITS`. Null is unknown.
+"""
+
+COLUMNS: dict[str, Any] = PREDICTED | KNOWN
+"""All columns, in their order, with their types: what `heartnet.prediction_file.PredictionFile` writes."""
+
+FILES = {"val": "val_predictions.parquet", "test": "predictions.parquet"}
+"""Where a run's folder keeps the network's predictions. What begins with `predictions` is of the test."""
+
+
+def known_of(weeks: Weeks, rows: npt.NDArray[np.int64]) -> pl.DataFrame:
+    """Return one row a week: who it is of, where it stands, and what else is known of it, as in `COLUMNS`."""
+    summary = pl.from_numpy(hourly_summary(weeks, rows), schema=list(HOURLY_SUMMARY))
+    columns = ("user_id", "start", "age", "sex", "bmi", "device", "wear_hours", "readings")
+    table = weeks.table[rows].select(columns).with_columns(pl.Series("week", rows, dtype=pl.Int64))
+    return pl.concat([table, summary.fill_nan(None)], how="horizontal")
+
+
+def prediction_rows(
+    known: pl.DataFrame,
+    targets: Sequence[str],
+    scores: Float[np.ndarray, "week target"],
+    values: Float[np.ndarray, "week target"] | None = None,
+    logits: Float[np.ndarray, "week target"] | None = None,
+    split: str | Sequence[str | None] | None = None,
+) -> pl.DataFrame:
+    """Return the network's predictions with all of `COLUMNS`, the targets of a week one after the other.
+
+    Args:
+        known: one row a week; columns it lacks are null, those that are not in `COLUMNS` are left out.
+        targets: names.
+        scores: probabilities, or targets in their unit.
+        values: NaN is unknown; None is unknown for all.
+        logits: None if there are none.
+        split: of all weeks, or of each.
+
+    Raises:
+        HeartnetError: what stands in a column is of another type.
+    """
+    given = set(known.columns).intersection(COLUMNS)
+    weeks = known.select(
+        pl.lit(NETWORK).alias("model"),
+        pl.lit(split).alias("split") if split is None or isinstance(split, str) else pl.Series("split", split),
+        *(pl.col(name) for name in COLUMNS if name in given - {"model", "split"}),
+    )
+    frames = [
+        weeks.with_columns(
+            pl.lit(name).alias("target"),
+            pl.lit(i).alias("place"),
+            pl.int_range(pl.len()).alias("row"),
+            *(
+                pl.lit(None).alias(column) if each is None else pl.Series(column, each[:, i]).fill_nan(None)
+                for column, each in (("value", values), ("logit", logits))
+            ),
+            pl.Series("score", scores[:, i]),
+        )
+        for i, name in enumerate(targets)
+    ]
+    rows = pl.concat(frames).sort("row", "place")
+    try:
+        return rows.select(
+            (pl.col(name) if name in rows.columns else pl.lit(None).alias(name)).cast(dtype)
+            for name, dtype in COLUMNS.items()
+        )
+    except pl.exceptions.PolarsError as error:
+        raise HeartnetError(f"predictions: a column is of another type than expected: {error}") from error
+
 
 def predictions_frame(
     data: WeeksDataModule, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], model: str
 ) -> pl.DataFrame:
-    """Return columns `model`, `user_id`, `start`, `week` (row in the data), `target`, `value` (null: missing), `score`.
+    """Return the columns `PREDICTED` of a model.
 
     Args:
         data: where the weeks and the targets come from.
@@ -44,7 +149,7 @@ def predictions_frame(
         )
         for i, name in enumerate(data.targets)
     ]
-    return pl.concat(frames).select("model", "user_id", "start", "week", "target", "value", "score")
+    return pl.concat(frames).select(*PREDICTED)
 
 
 def ceiling_predictions(data: WeeksDataModule, rows: npt.NDArray[np.int64]) -> pl.DataFrame | None:
@@ -57,9 +162,34 @@ def ceiling_predictions(data: WeeksDataModule, rows: npt.NDArray[np.int64]) -> p
 
 
 def read_predictions(folder: Path) -> pl.DataFrame:
-    """Return all predictions in a run's folder and its folds, the network's first."""
+    """Return the columns `PREDICTED` of all test predictions in a run's folder and its folds, the network's first."""
     files = sorted(folder.rglob("predictions*.parquet"))
-    return pl.concat([pl.read_parquet(file, glob=False) for file in files])
+    frames = [pl.read_parquet(file, glob=False) for file in files]
+    return pl.concat([frame.select(name for name in PREDICTED if name in frame.columns) for frame in frames])
+
+
+def scored_weeks(file: Path, target: str, without: Sequence[str] = ()) -> dict[str, npt.NDArray[Any]]:
+    """Return `user` (a number each), `value` and `score`, `[week]` each, of the network's weeks with a known target.
+
+    Read a target at a time, of a file of whatever size, and only these columns.
+
+    Args:
+        file: with all of `COLUMNS`.
+        target: which.
+        without: splits that are left out.
+    """
+    rows = pl.scan_parquet(file, glob=False).filter(
+        pl.col("model") == NETWORK,
+        pl.col("target") == target,
+        pl.col("value").is_not_null(),
+        pl.col("split").is_in(without).fill_null(False).not_(),
+    )
+    found = rows.select(pl.col("user_id").rank("dense").alias("user"), "value", "score").collect()
+    return {
+        "user": found["user"].to_numpy().astype(np.int64),
+        "value": found["value"].to_numpy().astype(np.float64),
+        "score": found["score"].fill_null(float("nan")).to_numpy().astype(np.float64),
+    }
 
 
 def score_table(predictions: pl.DataFrame, kind: str) -> pl.DataFrame:

@@ -1,0 +1,163 @@
+"""What the quality of scores means: do they tell, do they mean what they say, or are there too few people to tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from heartnet.diagnostics.comparison import FEWEST
+from heartnet.diagnostics.score_quality import Agreement, Quality
+from heartnet.findings import Finding, Status
+
+CHECK = "predictions"
+
+STEEP, FLAT = 1.25, 0.8
+"""Slopes beyond which scores are called underconfident and overconfident, if the interval excludes 1 as well."""
+
+OFF = 0.2
+"""Offset, as a share of the base rate, beyond which scores are called too high or too low, likewise."""
+
+_WIDE = 2.0  # intervals of the slope that reach from below 1 / 2 to above 2 tell nothing
+
+
+def quality_findings(
+    it: Quality, split: str, *, simulated: bool = False, settings: Mapping[str, object] | None = None, step: int = 0
+) -> list[Finding]:
+    """Return the verdicts on the scores of a condition: on what they tell, and on what they mean.
+
+    Args:
+        it: of `heartnet.diagnostics.score_quality.quality`.
+        split: `val` or `test`; stands before the condition.
+        simulated: whether the people are.
+        settings: of a network of ours, by Hydra override; one from elsewhere gets the remedy in words only.
+        step: optimiser steps taken.
+    """
+    where = f"{split}: {it.target}"
+
+    def finding(
+        part: str, status: Status, message: str, value: float = math.nan, limit: float | None = None, unit: str = "",
+        try_: Sequence[str] = (),
+    ) -> Finding:  # fmt: skip
+        number = None if math.isnan(value) else round(value, 4)
+        limit = None if number is None else limit
+        return Finding(CHECK, status, f"{where}{part}", number, limit, unit, message, tuple(try_), step)
+
+    who = _who(it, simulated=simulated)
+    if it.diverged:
+        message = f"The score is NaN or infinite for {it.diverged} of {it.weeks} weeks: the network has diverged."
+        return [finding("", "fail", message)]
+    if min(it.having, it.without) < FEWEST:
+        known = "" if math.isnan(it.auroc.value) else f" AUROC {it.auroc} is of these few."
+        message = (
+            f"{it.having} {it.people} have it and {it.without} do not: fewer than {FEWEST} of each are too few to tell "
+            f"how good the scores are and whether they are calibrated.{known} Raise data.{split}_share, cross-validate "
+            f"by person, or add {it.people}."
+        )
+        return [finding("", "warn", message)]
+    found = [finding("", *_discrimination(it, who), it.auroc.value, 0.5, "AUROC")]
+    if it.calibration is not None:
+        status, message, try_ = _calibration(it, settings or {})
+        found.append(finding(", calibration", status, message, it.calibration.slope.value, 1.0, "slope", try_))
+    return found
+
+
+def agreement_finding(it: Agreement, split: str, *, unit: str, simulated: bool = False, step: int = 0) -> Finding:
+    """Return the verdict on predictions of a synthetic target: does it do better than always saying the mean?
+
+    Args:
+        it: of `heartnet.diagnostics.score_quality.agreement`.
+        split: `val` or `test`; stands before the target.
+        unit: of the target.
+        simulated: whether the weeks are.
+        step: optimiser steps taken.
+    """
+    where, limit, name = f"{split}: {it.target}", 0.0, "of the variance"
+    if it.diverged:
+        message = f"The prediction is NaN or infinite for {it.diverged} of {it.weeks} weeks: the network has diverged."
+        return Finding(CHECK, "fail", where, None, None, "", message, (), step)
+    numbers = f"{it.r2} of the variance explained, mean absolute error {it.mae} {unit}; {_who(it, simulated=simulated)}"
+    if math.isnan(it.r2.value):
+        message = f"The target is the same in all {it.weeks} weeks, so nothing is there to explain."
+        return Finding(CHECK, "warn", where, None, None, "", message, (), step)
+    if not it.r2.low > 0:
+        message = (
+            f"{numbers}. It cannot be told from always saying the mean; train longer, or see the callback baseline."
+        )
+        return Finding(CHECK, "warn", where, round(it.r2.value, 4), limit, name, message, (), step)
+    return Finding(CHECK, "pass", where, round(it.r2.value, 4), limit, name, numbers, (), step)
+
+
+def _who(it: Quality | Agreement, *, simulated: bool) -> str:
+    weeks = f"{it.weeks:,}{' simulated' if simulated else ''} weeks"
+    if it.by == "week":
+        return f"{weeks}, resampled one by one: nothing is said of new people"
+    return f"{weeks} of {it.users:,} people"
+
+
+def _discrimination(it: Quality, who: str) -> tuple[Status, str]:
+    numbers = f"AUROC {it.auroc}, average precision {it.average_precision} where chance has {it.base_rate:.3f}; {who}."
+    if it.auroc.high < 0.5:
+        return "fail", f"{numbers} It ranks the wrong way round: are labels inverted, or conditions exchanged?"
+    if not it.auroc.low > 0.5:
+        half = (it.auroc.high - it.auroc.low) / 2
+        times = math.ceil((half / max(it.auroc.value - 0.5, 0.02)) ** 2)
+        more = f" With about {times} times as many {it.people} it could be told." if 1 < times <= 100 else ""
+        return "warn", f"{numbers} It cannot be told from chance.{more}"
+    return "pass", f"AUROC {it.auroc} ({who}; average precision {it.average_precision}, by chance {it.base_rate:.3f})"
+
+
+def _calibration(it: Quality, settings: Mapping[str, object]) -> tuple[Status, str, tuple[str, ...]]:
+    assert it.calibration is not None
+    found = it.calibration
+    tilt, off = found.strict_slope, found.strict_offset
+    numbers = (
+        f"Slope {found.slope}, mean score {off.value:+.3f} ({off.low:+.3f} to {off.high:+.3f}) off the share that has "
+        f"it; calibration error less luck {found.error}; expected calibration error {found.parts.ece:.3f}, where luck "
+        f"alone shows {found.parts.ece_of_luck:.3f}; Brier score {found.brier}, of the base rate "
+        f"{found.parts.uncertainty:.3f}."
+    )
+    said, try_ = [], []
+    if tilt.high < 1 and tilt.value < FLAT:
+        said.append(
+            "Overconfident: scores lie further from the base rate than is warranted. Stop earlier, regularise more, "
+            f"or multiply the logits by {max(tilt.value, 0):.2f} (temperature, fitted on other people): ranks stay."
+        )
+        try_ += _calmer(settings)
+    if tilt.low > 1 and tilt.value > STEEP:
+        said.append(
+            "Underconfident: scores lie nearer the base rate than they could. Train longer, or multiply the logits by "
+            f"{tilt.value:.2f} (temperature, fitted on other people): ranks stay."
+        )
+        try_ += _longer(settings)
+    if (off.low > 0 or off.high < 0) and abs(off.value) > OFF * it.base_rate:
+        word = "high" if off.value > 0 else "low"
+        said.append(
+            f"Too {word} as a whole: do as many have it here as in the training, and is the loss weighted? A constant "
+            "added to the logits mends it: ranks stay."
+        )
+    if said:
+        return "warn", f"{' '.join(said)} {numbers}", tuple(dict.fromkeys(try_))
+    if math.isnan(tilt.value):
+        return "pass", f"The slope has no solution: equal scores, or classes that do not overlap. {numbers}", ()
+    if not (tilt.low > 1 / _WIDE or tilt.high < _WIDE):
+        return "pass", f"Too few {it.people} to tell how calibrated it is. {numbers}", ()
+    return "pass", f"no miscalibration found, slope {found.slope} ({numbers})", ()
+
+
+def _calmer(settings: Mapping[str, object]) -> list[str]:
+    found = []
+    decay, dropout, epochs = (
+        settings.get(name) for name in ("module.weight_decay", "model.dropout", "trainer.max_epochs")
+    )
+    if isinstance(decay, float | int) and decay < 0.1:
+        found.append("module.weight_decay=0.1")
+    if isinstance(dropout, float | int) and dropout < 0.4:
+        found.append("model.dropout=0.4")
+    if isinstance(epochs, int) and epochs > 1:
+        found.append(f"trainer.max_epochs={epochs // 2}")
+    return found
+
+
+def _longer(settings: Mapping[str, object]) -> list[str]:
+    epochs = settings.get("trainer.max_epochs")
+    return [f"trainer.max_epochs={2 * epochs}"] if isinstance(epochs, int) and epochs > 0 else []

@@ -1,0 +1,96 @@
+"""The file that predictions stream into: rows as they come, whole at the end or not there at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+
+from heartnet.errors import HeartnetError
+from heartnet.predictions import COLUMNS
+
+ROWS_IN_MEMORY = 1 << 15
+"""Rows held before they go to disk, at about 150 bytes each; and rows of a row group."""
+
+
+class PredictionFile:
+    """Writes predictions to a Parquet file with the columns `heartnet.predictions.COLUMNS`, as a context.
+
+    `add` rows, then `finish`; without `finish`, also after an error, nothing is left behind, and a file that was there
+    before is still there.
+
+    Raises:
+        HeartnetError: if the file cannot be written, for example on a full disk.
+    """
+
+    def __init__(self, path: Path, rows_in_memory: int = ROWS_IN_MEMORY) -> None:
+        self.path, self.rows_in_memory = path, rows_in_memory
+        self.rows = 0
+        self._held: list[pl.DataFrame] = []
+        self._held_rows = 0
+        self._parts: list[Path] = []
+        self._folder: Path | None = None
+
+    def __enter__(self) -> PredictionFile:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.discard()
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Take rows, as `heartnet.predictions.prediction_rows` makes them."""
+        self._held.append(rows)
+        self._held_rows += rows.height
+        self.rows += rows.height
+        if self._held_rows >= self.rows_in_memory:
+            self._spill()
+
+    def finish(self) -> None:
+        """Put the file in its place."""
+        self._spill()
+        with self._told():
+            whole = self._partial() / "whole.parquet"
+            if self._parts:
+                parts = pl.scan_parquet(self._parts, glob=False)
+                parts.sink_parquet(whole, row_group_size=self.rows_in_memory, maintain_order=True)
+            else:
+                pl.DataFrame(schema=COLUMNS).write_parquet(whole)
+            whole.replace(self.path)
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget what was added and not finished, and remove it from the disk."""
+        self._held, self._held_rows, self._parts = [], 0, []
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def _spill(self) -> None:
+        if not self._held:
+            return
+        with self._told():
+            part = self._partial() / f"part-{len(self._parts):06d}.parquet"
+            pl.concat(self._held).select(*COLUMNS).write_parquet(part, row_group_size=self.rows_in_memory)
+        self._parts.append(part)
+        self._held, self._held_rows = [], 0
+
+    def _partial(self) -> Path:
+        if self._folder is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.partial-", dir=self.path.parent))
+        return self._folder
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.discard()
+            raise HeartnetError(f"cannot write {self.path}: {error.strerror or error}") from error
+        except pl.exceptions.PolarsError as error:
+            self.discard()
+            raise HeartnetError(f"cannot write {self.path}: {error}") from error

@@ -1,4 +1,4 @@
-"""The `heartnet` command: `prepare SOURCE FILE… [+ SOURCE FILE…] --out FOLDER`, `describe FOLDER`, `report RUN`."""
+"""The `heartnet` command: `prepare SOURCE FILE… [+ SOURCE FILE…]`, `describe FOLDER`, `predict RUN`, `report RUN`."""
 
 from __future__ import annotations
 
@@ -152,6 +152,17 @@ def _parser() -> argparse.ArgumentParser:
     describe.add_argument("--week", type=int, metavar="N", help="draw this week, counted from 0; repeatable", **chosen)
     describe.add_argument("--user", metavar="NAME", help="draw this person's weeks; repeatable", **chosen)
     describe.set_defaults(run=_describe)
+    about = "write what a trained network says of each week of a store"
+    predict = commands.add_parser("predict", help=about, description=about)
+    predict.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a run, or a checkpoint itself")
+    predict.add_argument("store", type=Path, metavar="STORE", help="weeks that `heartnet prepare` wrote")
+    predict.add_argument("--out", type=Path, metavar="FILE", required=True, help="where the scores go, FILE.parquet")
+    predict.add_argument("--overwrite", action="store_true", help="replace the file that is there")
+    which = "best: the one that checkpoint.monitor chose (default); last: as the run ended"
+    predict.add_argument("--checkpoint", choices=("best", "last"), default="best", help=which)
+    predict.add_argument("--batch-size", type=int, metavar="N", help="weeks at a time (default: as the run)")
+    predict.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default), cuda or mps")
+    predict.set_defaults(run=_predict)
     about = "write one page for the browser: a run's findings, scores, curves, pictures and configuration"
     report = commands.add_parser("report", help=about, description=about)
     report.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a run, or of several, such as a sweep")
@@ -169,6 +180,10 @@ def _version() -> str:
 
 def _describe(arguments: argparse.Namespace) -> None:
     import_module("heartnet.describe").describe_and_draw(arguments)
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    import_module("heartnet.predict").predict_command(arguments)
 
 
 def _report(arguments: argparse.Namespace) -> None:

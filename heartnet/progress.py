@@ -1,4 +1,4 @@
-"""Shows how far a preparation has come, with a rate and the time that is left, if somebody watches."""
+"""Shows how far a preparation or prediction has come, with a rate and the time that is left, if somebody watches."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ def reading(paths: Sequence[Path]) -> Iterator[Told | None]:
 def cutting(rows: int) -> Iterator[Told | None]:
     """Show how many readings are cut into weeks; yields None if nobody watches."""
     with _shown(rows, "cutting weeks", counted=True) as told:
+        yield told
+
+
+@contextmanager
+def predicting(weeks: int) -> Iterator[Told | None]:
+    """Show of how many weeks predictions are made; yields None if nobody watches."""
+    with _shown(weeks, "predicting", counted=True) as told:
         yield told
 
 

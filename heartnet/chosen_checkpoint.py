@@ -1,0 +1,137 @@
+"""Which checkpoint of a run is meant, and how that run saw its data; nothing in either file is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from heartnet.conditions import in_order
+from heartnet.datamodule import VIEWS, View
+from heartnet.errors import HeartnetError
+from heartnet.module import HeartnetModule, load_checkpoint
+from heartnet.synthetic import check_targets
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A checkpoint, ready to predict with.
+
+    Attributes:
+        path: the file.
+        module: in evaluation mode, on the CPU.
+        view: what a step of its inputs is (`heartnet.datamodule.VIEWS`).
+        mask_channel: whether its last channel is 1 where heart rate is missing.
+        epochs: that are behind it.
+        configuration: the run's `config.yaml`; empty if it is not there.
+        fold: the number of its fold, if it is of one.
+    """
+
+    path: Path
+    module: HeartnetModule
+    view: View
+    mask_channel: bool
+    epochs: int
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    fold: int | None = None
+
+
+def choose_checkpoint(run: Path, which: str = "best") -> Chosen:
+    """Load a checkpoint of a run.
+
+    Args:
+        run: its folder, or a checkpoint itself.
+        which: `best` or `last`.
+
+    Raises:
+        HeartnetError: there is none, it cannot be read, or it predicts what this heartnet does not know.
+    """
+    path = run if run.is_file() else _last(run) if which == "last" else _best(run)
+    about = load_checkpoint(path)
+    module = HeartnetModule.from_checkpoint(path)
+    views: tuple[View, ...] = get_args(View)
+    view = next((name for name in views if VIEWS[name] == module.scaling.channels), None)
+    if view is None:
+        known = "; ".join(f"{name}: {', '.join(channels)}" for name, channels in VIEWS.items())
+        raise HeartnetError(
+            f"{path}: the network sees the channels {', '.join(module.scaling.channels)}, in this order; here there "
+            f"are {known}. Use the heartnet that trained it"
+        )
+    channels = getattr(module.network, "arguments", {}).get("channels")
+    if channels not in (len(VIEWS[view]), len(VIEWS[view]) + 1):
+        raise HeartnetError(f"{path}: the network has {channels} channels, and its {view} have {len(VIEWS[view])}")
+    _check_targets(path, module)
+    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    fold = folder.name.removeprefix("fold-") if folder.name.startswith("fold-") else ""
+    home = folder.parent if fold else folder
+    configuration = _configuration(home / "config.yaml")
+    data = configuration.get("data")
+    said = data.get("view") if isinstance(data, Mapping) else None
+    if said is not None and said != view:
+        raise HeartnetError(
+            f"{home / 'config.yaml'} says data.view={said}, and {path} sees {view}: they are not of one run"
+        )
+    return Chosen(
+        path, module, view, channels > len(VIEWS[view]), int(about.get("epoch", -1)) + 1, configuration,
+        int(fold) if fold.isdigit() else None,
+    )  # fmt: skip
+
+
+def _check_targets(path: Path, module: HeartnetModule) -> None:
+    if module.kind == "synthetic":
+        try:
+            check_targets(module.targets)
+        except HeartnetError as error:
+            raise HeartnetError(f"{path}: it predicts what is not known here ({error})") from error
+    elif in_order(module.targets) != module.targets:
+        raise HeartnetError(
+            f"{path}: its conditions are in the order {', '.join(module.targets)}, and the order here is "
+            f"{', '.join(in_order(module.targets))}: which output is which cannot be told. Use the heartnet that "
+            "trained it"
+        )
+
+
+def _last(run: Path) -> Path:
+    found = sorted(_folder(run).glob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise HeartnetError(f"{run}: no checkpoint last.ckpt; did the run end before its first epoch?")
+    return found[-1]
+
+
+def _best(run: Path) -> Path:
+    """Return the checkpoint that the newest one names as the best; of a run that kept one only, that."""
+    last = _last(run)
+    states = load_checkpoint(last).get("callbacks", {}).values()
+    for state in states:
+        if isinstance(state, Mapping) and state.get("monitor") and state.get("best_model_path"):
+            found = last.parent / Path(str(state["best_model_path"])).name
+            if found.is_file():
+                return found
+    raise HeartnetError(
+        f"{run}: the run kept no best checkpoint (checkpoint.monitor=null, or it was removed); take the newest, "
+        "--checkpoint last, or name a file in place of the run"
+    )
+
+
+def _folder(run: Path) -> Path:
+    if not run.exists():
+        raise HeartnetError(f"{run} does not exist; give a run's folder, such as runs/DATE/TIME, or a checkpoint")
+    folds = sorted(run.glob("fold-*/checkpoints"))
+    if (run / "checkpoints").is_dir():
+        return run / "checkpoints"
+    if folds:
+        raise HeartnetError(f"{run} is a cross-validation, with a network a fold; name one: {folds[0].parent}")
+    raise HeartnetError(f"{run} holds no checkpoints/, so it is no run of heartnet; a run is in runs/DATE/TIME")
+
+
+def _configuration(file: Path) -> Mapping[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
+        raise HeartnetError(f"{file} cannot be read ({type(error).__name__}); restore it, or remove it") from error
+    return values if isinstance(values, Mapping) else {}

@@ -159,7 +159,7 @@ class SyntheticPretraining(lightning.Callback):
             size = self.batch_size or data.batch_size
             weeks = PretrainingWeeks(data, val_share=self.val_share, batch_size=size, seed=seed)
             found = [account(weeks.used, pretrains=self.objective != "none")]
-            print_line(f"{found[0].message}.")
+            print_line(f"Synthetic pretraining {found[0].message}.")
         elif self.objective != "none":
             trainer.fit_loop.setup_data()  # else the loaders come only after this hook
             loader = first_loader(trainer.train_dataloader)

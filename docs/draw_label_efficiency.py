@@ -72,9 +72,10 @@ def draw(sweep: Path, picture: Path) -> None:
     print("|---:|" + "---|" * len(OBJECTIVES))
     for share in found["share"].unique(maintain_order=True).to_list():
         part = found.filter(pl.col("share") == share)
+        people = float(np.mean(part["people"].to_numpy()))
         rows = {row["objective"]: row for row in part.iter_rows(named=True)}
         cells = [_cell(rows.get(name), name) for name in OBJECTIVES]
-        print(f"| {float(np.mean(part["people"])):.0f} ({share:.0%}) | " + " | ".join(cells) + " |")
+        print(f"| {people:.0f} ({share:.0%}) | " + " | ".join(cells) + " |")
     figure = Figure(figsize=(6, 3.6), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

@@ -57,7 +57,8 @@ class WeeksDataModule(pl.LightningDataModule):
         labelled_seed: decides whose labels are used.
         split_seed: decides who is in which split.
         seed: decides the order of the training batches, together with the epoch.
-        unlabelled: more weeks, of which no label is looked at, for `synthetic_pretraining`.
+        unlabelled: more weeks, of which no label is looked at, for `synthetic_pretraining`. They do not move the
+            scaling's constants.
     """
 
     def __init__(

@@ -47,8 +47,8 @@ class Used:
         )
         if self.left_out_weeks:
             said += (
-                f"; {self.left_out_weeks:,} unlabelled weeks of {self.left_out_people:,} people who are in the "
-                "validation or test split are left out"
+                f"; {self.left_out_weeks:,} unlabelled weeks, of {self.left_out_people:,} people, belong to the "
+                "validation or test split and are left out"
             )
         return said
 

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from heartnet.configuration import CONF, check, groups, last_line, options_of, there_are, who_has
-from heartnet.errors import HeartnetError, did_you_mean
+from heartnet.errors import HeartnetError, StoppedError, did_you_mean
 from heartnet.folders import new_run_folder, newest_checkpoint, remove_empty_folders, remove_if_empty, short
 from heartnet.status import State, read_status, write_status
 
@@ -43,7 +43,8 @@ def main() -> int:
     """Run what the command line says.
 
     Returns:
-        0 if it worked; 1 if findings are as bad as `fail_on`; 2 with a message for bad input; 130 when interrupted.
+        0 if it worked; 1 if findings are as bad as `fail_on`, or a check stopped the run; 2 with a message for bad
+        input; 130 when interrupted.
     """
     statuses: list[int] = []
 
@@ -106,6 +107,9 @@ def train(config: DictConfig, folder: Path) -> int:
         HeartnetError: the configuration or the data cannot work.
     """
     from heartnet import terminal
+    from heartnet.diagnostics.pooled import pooled_findings
+    from heartnet.findings import FILE, append_jsonl
+    from heartnet.predictions import read_predictions
 
     values: Any = OmegaConf.to_container(config, resolve=True)
     check(values)
@@ -126,6 +130,8 @@ def train(config: DictConfig, folder: Path) -> int:
         fit_and_test(config, place, data, module, trainer)
     if config.test:
         terminal.print_scores(folder, data)
+        if config.cross_validate:
+            append_jsonl(pooled_findings(read_predictions(folder), data, trainer.global_step), folder / FILE)
     worst = terminal.print_findings(folder)
     shown = shlex.quote(short(folder))
     page = end(folder, "finished")
@@ -290,12 +296,15 @@ def check_callbacks_once(arguments: Sequence[str]) -> None:
 
 
 def report(error: Exception) -> int:
-    """Print what a person can do about an error and return exit status 2; raise it again if it is not of that kind."""
+    """Print what a person can do about an error, and return exit status 2, or 1 if a check stopped the run.
+
+    An error that is not of that kind is raised again.
+    """
     message = explain(error)
     if message is None:
         raise error
     print(f"train.py: {message}", file=sys.stderr)
-    return 2
+    return 1 if any(isinstance(cause, StoppedError) for cause in causes(error)) else 2
 
 
 def explain(error: Exception) -> str | None:

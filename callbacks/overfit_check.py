@@ -17,11 +17,12 @@ from heartnet.diagnostics import overfit_verdicts as verdicts
 from heartnet.diagnostics.contract_batches import parts_of
 from heartnet.diagnostics.fixed import first_loader
 from heartnet.diagnostics.isolate import rng_untouched
+from heartnet.diagnostics.label_changes import histories
 from heartnet.diagnostics.overfit import Fit, Normalisation, Scores, Setting, learn
 from heartnet.diagnostics.overfit_causes import cause_of
 from heartnet.diagnostics.overfit_simple import Simple, features_of, simple_models, targets_of
 from heartnet.diagnostics.overfit_weeks import FewWeeks, few_weeks
-from heartnet.errors import HeartnetError, did_you_mean
+from heartnet.errors import HeartnetError, StoppedError, did_you_mean
 from heartnet.findings import Finding, publish
 
 _SHUFFLES = 3
@@ -66,7 +67,8 @@ class OverfitCheck(lightning.Callback):
             training step calls no loss function of `torch.nn.functional`, heartnet's own modules apart.
 
     Raises:
-        HeartnetError: an argument that cannot work; or, with `stop_on_fail`, the failure.
+        HeartnetError: an argument that cannot work.
+        StoppedError: before training, with `stop_on_fail`, for a failure.
     """
 
     SCALARS: ClassVar[Mapping[str, Sequence[str]]] = {
@@ -111,7 +113,7 @@ class OverfitCheck(lightning.Callback):
         causes = [line for line in failed if line.startswith("cause/")]
         message = trainer.strategy.broadcast("; ".join(causes or failed))
         if self.stop_on_fail and message:
-            raise HeartnetError(f"overfit_check ended the run before training (stop_on_fail=true). {message}")
+            raise StoppedError(f"overfit_check ended the run before training (stop_on_fail=true). {message}")
 
     def _check(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> list[Finding]:
         try:
@@ -151,7 +153,9 @@ class OverfitCheck(lightning.Callback):
         if fit.reached and fit.last is not None and verdicts.doubtful(simple) and self.scores is None:
             shuffled = [learn(setting, fit.steps, shuffle=seed) for seed in range(_SHUFFLES)]
             found += verdicts.unrelated(fit, shuffled, simple)
-        return found
+        seen = sum(parts_of(batch).weeks for batch in weeks.seen)
+        whole = weeks.total is not None and weeks.total <= seen
+        return found + verdicts.flipped(histories(getattr(trainer, "datamodule", None), weeks.seen, whole=whole), names)
 
     def _setting(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, weeks: FewWeeks, told: Any

@@ -11,7 +11,7 @@ import pytorch_lightning as lightning
 
 from heartnet.diagnostics.fixed import leaves
 from heartnet.diagnostics.look_ahead import look_ahead
-from heartnet.errors import HeartnetError
+from heartnet.errors import HeartnetError, StoppedError
 from heartnet.findings import FILE, Finding, latest, publish, read_jsonl, run_folder
 from heartnet.terminal import print_line
 
@@ -38,7 +38,7 @@ class Preflight(lightning.Callback):
         only: end after the verdict, without training, whatever it is.
 
     Raises:
-        HeartnetError: in `on_train_start`, for a finding `fail` if `stop_on_fail`.
+        StoppedError: before the first step, for a finding `fail` if `stop_on_fail`.
     """
 
     SCALARS: ClassVar[Mapping[str, Sequence[str]]] = {}
@@ -76,7 +76,7 @@ class Preflight(lightning.Callback):
             for line in _lines(verdict, found):
                 print_line(line)
         if self.stop_on_fail and verdict.status == "fail":
-            raise HeartnetError(f"{verdict.message} (callbacks.preflight.stop_on_fail=false trains all the same)")
+            raise StoppedError(f"{verdict.message} (callbacks.preflight.stop_on_fail=false trains all the same)")
         if self.only:
             trainer.should_stop = True
 

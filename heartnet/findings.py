@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -108,6 +108,18 @@ def read_jsonl(path: Path, skipped: list[str] | None = None) -> list[Finding]:
 def in_part(findings: Iterable[Finding], part: str) -> list[Finding]:
     """Return findings of a part of a run, such as a fold, with its name before `where`; `""` is the run itself."""
     return [replace(each, where=f"{part}: {each.where}") if part else each for each in findings]
+
+
+def of_all_parts(by_part: Mapping[str, Sequence[Finding]]) -> list[Finding]:
+    """Return the findings of a run, under `""`, and of its parts, without what the run judged over all parts together.
+
+    So a fold of a cross-validation does not say "too few people" of what is told from all folds.
+    """
+    whole = {each.check for each in by_part.get("", ())}
+    found = []
+    for part, findings in by_part.items():
+        found += in_part([each for each in findings if not part or each.check not in whole], part)
+    return found
 
 
 def latest(findings: Iterable[Finding]) -> list[Finding]:

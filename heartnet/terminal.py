@@ -16,7 +16,7 @@ from rich.table import Table
 
 from heartnet.datamodule import WeeksDataModule
 from heartnet.finding_rows import findings_table, why_none
-from heartnet.findings import FILE, Finding, Status, in_part, latest, read_jsonl
+from heartnet.findings import FILE, Finding, Status, latest, of_all_parts, read_jsonl
 from heartnet.metrics import SCORES
 from heartnet.predictions import CEILING, read_predictions, score_table
 from heartnet.simulate.ceiling import ceiling, expected_auroc, lacking
@@ -141,10 +141,11 @@ def _print_ceiling(data: WeeksDataModule) -> None:
 def print_findings(folder: Path) -> Status | None:
     """Print the newest findings of the run and its folds, and return the worst status; if there are none, say why."""
     skipped: list[str] = []
-    found: list[Finding] = []
+    by_part: dict[str, list[Finding]] = {}
     for file in sorted(folder.rglob(FILE), key=lambda file: (len(file.parts), file)):
         part = file.parent.relative_to(folder).as_posix()
-        found += in_part(read_jsonl(file, skipped), "" if part == "." else part)
+        by_part["" if part == "." else part] = read_jsonl(file, skipped)
+    found = of_all_parts(by_part)
     for note in skipped:
         print_line(f"Left out: {note}")
     if not found:

@@ -15,7 +15,7 @@ import yaml
 from heartnet.account import Account
 from heartnet.errors import HeartnetError
 from heartnet.findings import FILE as FINDINGS
-from heartnet.findings import Finding, in_part, read_jsonl
+from heartnet.findings import Finding, of_all_parts, read_jsonl
 from heartnet.report.events import PATTERN, Logged, event_files, read_events
 from heartnet.status import FILE as STATUS
 from heartnet.status import RunStatus, read_status
@@ -84,15 +84,16 @@ def read_run(folder: Path) -> Run:
     """Return what a run's folder holds."""
     run = Run(folder, "/".join(folder.resolve().parts[-2:]).lstrip("/"), status=read_status(folder))
     _read_configurations(run)
+    by_part: dict[str, list[Finding]] = {}
     for part in _parts(run):
         place = folder / part
         if files := event_files(place):
             run.parts[part] = logged = read_events(files)
             run.noted += [f"{part}/{note}" if part else note for note in logged.noted]
         skipped: list[str] = []
-        found = read_jsonl(place / FINDINGS, skipped)
-        run.findings += in_part(found, part)
+        by_part[part] = read_jsonl(place / FINDINGS, skipped)
         run.noted += skipped
+    run.findings += of_all_parts(by_part)
     _read_predictions(run)
     _read_account(run)
     return run

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from heartnet.diagnostics.label_changes import LEAST_PEOPLE, LIMIT, Histories, label_changes
 from heartnet.diagnostics.overfit import Fit, Normalisation
 from heartnet.diagnostics.overfit_answers import UNITS
 from heartnet.diagnostics.overfit_causes import Cause
@@ -144,6 +145,46 @@ def unrelated(fit: Fit, shuffled: Sequence[Fit], simple: Sequence[Simple | None]
             "Effects may be weak; or labels may stand beside the wrong weeks: follow one by hand from its source",
         )
     ]
+
+
+def flipped(weeks: Histories | None, names: Sequence[str]) -> list[Finding]:
+    """Warn of labels that change within a person as flipped ones do; where nothing is found, say what cannot show.
+
+    Args:
+        weeks: to train on; None, if it is not known whose they are, gives nothing.
+        names: of the targets.
+    """
+    if weeks is None:
+        return []
+    names = names if len(names) == weeks.targets.shape[1] else [f"output_{i}" for i in range(weeks.targets.shape[1])]
+    each = dict(zip(names, label_changes(weeks.people, weeks.times, weeks.targets), strict=True))
+    told = {name: one for name, one in each.items() if one.people >= LEAST_PEOPLE}
+    wrong = {name: one for name, one in told.items() if one.at_random}
+    unit = "changes over chance"
+    hidden = "Labels flipped in all weeks of a person would not show, nor those of people with one week"
+    if not told:
+        most = max((one.people for one in each.values()), default=0)
+        message = (
+            f"not tested for flips: {most} people have a label in several weeks, of {LEAST_PEOPLE} needed. {hidden}"
+        )
+        return [Finding(CHECK, "pass", "labels/changes", None, LIMIT, unit, message)]
+    worst = max((wrong or told).values(), key=lambda one: one.over_chance)
+    if not wrong:
+        message = f"within {worst.people} people of several weeks, no label changes as flipped ones do. {hidden}"
+        return [Finding(CHECK, "pass", "labels/changes", worst.over_chance, LIMIT, unit, message)]
+    counts = "; ".join(
+        f"{name} in {one.minority:.0%} of {one.weeks} weeks of {one.people} people, {one.changing} of whom change "
+        f"({one.over_chance:.2f} of the changes that chance makes, as if {one.flips:.0%} of labels were flipped)"
+        for name, one in wrong.items()
+    )
+    first = next((one.rows[:3] for one in wrong.values() if len(one.rows)), ())
+    look = f": {', '.join(weeks.rows[i] for i in first)}" if len(first) else ""
+    message = (
+        f"labels: they disagree with the majority of their own person, {counts}. A condition hardly changes, a rhythm "
+        "does in stretches; this comes and goes at random, or labels are flipped or joined to the wrong weeks: follow "
+        f"some by hand from their source{look}. {hidden}"
+    )
+    return [Finding(CHECK, "warn", "labels/changes", worst.over_chance, LIMIT, unit, message)]
 
 
 def _last(fit: Fit, weeks: Sequence[str]) -> str:

@@ -116,6 +116,10 @@ def train(config: DictConfig, folder: Path) -> int:
     if config.seed is None:
         config.seed = seed_of(folder) if config.ckpt_path else secrets.randbelow(2**31)
     if config.ckpt_path and Path(config.ckpt_path).name == PRETRAINING:
+        if "synthetic_pretraining" not in (config.get("callbacks") or {}):
+            raise HeartnetError(
+                f"ckpt_path={config.ckpt_path}: needs +callbacks=synthetic_pretraining, to go on with it"
+            )
         config.ckpt_path = None  # the callback finds it in the run's folder, and training has not begun
     terminal.quiet_lightning()
     for fold in range(config.data.folds) if config.cross_validate else (None,):

@@ -186,6 +186,8 @@ def test_an_interrupted_pretraining_goes_on_too(
     (folder,) = run_folders()
     said = capsys.readouterr().err
     assert f"ckpt_path={folder}/checkpoints/pretraining.ckpt" in said
+    assert run(f"ckpt_path={folder}/checkpoints/pretraining.ckpt") == 2
+    assert "needs +callbacks=synthetic_pretraining" in capsys.readouterr().err
     assert run(*shlex.split(said.strip().partition("To go on: ")[2])[2:], tiny=False) == 0
     assert run_folders() == [folder]
     assert "going on after epoch 1" in capsys.readouterr().out

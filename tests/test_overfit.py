@@ -20,7 +20,7 @@ from heartnet.diagnostics.overfit_answers import Answer, Answers, auroc, costs, 
 from heartnet.diagnostics.overfit_causes import cause_of
 from heartnet.diagnostics.overfit_simple import features_of, same_inputs, simple_models, targets_of
 from heartnet.diagnostics.overfit_verdicts import doubtful
-from heartnet.diagnostics.overfit_weeks import choose, few_weeks, with_inputs
+from heartnet.diagnostics.overfit_weeks import choose, few_weeks, shortened, with_inputs
 from heartnet.errors import HeartnetError
 
 # What is chosen
@@ -80,6 +80,18 @@ def test_iterable_data_give_whole_batches() -> None:
     assert few.count == 12
     assert [len(batch[1]) for batch in few.batches] == [8, 4]
     assert len(few.seen) == 3
+
+
+def test_long_weeks_are_shortened_where_there_are_lengths() -> None:
+    batch = {"inputs": torch.rand(3, 9, 2), "lengths": torch.tensor([9, 4, 2]), "metadata": torch.rand(3, 9 - 4)}
+    short = shortened(batch, 4)
+    assert torch.equal(short["inputs"], batch["inputs"][:, :4])
+    assert short["lengths"].tolist() == [4, 4, 2]
+    assert torch.equal(short["metadata"], batch["metadata"])
+    assert batch["lengths"].tolist() == [9, 4, 2]
+    assert shortened(batch, 9) is batch
+    of_fixed_length = {"inputs": batch["inputs"]}
+    assert shortened(of_fixed_length, 4) is of_fixed_length
 
 
 def test_no_weeks_is_an_error() -> None:

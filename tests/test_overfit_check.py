@@ -219,6 +219,7 @@ def test_a_step_that_fails_on_a_copy_does_not_end_the_run(tmp_path: Path) -> Non
     ("name", "value"),
     [
         ("steps", 0),
+        ("readings", 1),
         ("least", 1),
         ("most", 3),
         ("share", 2.0),

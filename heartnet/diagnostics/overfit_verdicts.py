@@ -40,13 +40,16 @@ def learned(
     normalisation: Normalisation,
     *,
     certain: bool,
+    readings: int | None = None,
 ) -> list[Finding]:
     """Return a finding for each output: learned by heart or not.
 
     Args:
         certain: whether what was not learned is a fault; otherwise the budget may have been too small.
+        readings: to which weeks were shortened; None if they were not.
     """
     how = f"{fit.optimiser}, {_normalised(normalisation)}"
+    how += "" if readings is None else f", the first {readings} readings of each week"
     if not fit.fits or fit.last is None or fit.kind is None:
         return [_unscored(fit, how)]
     found = []

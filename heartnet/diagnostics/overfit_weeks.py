@@ -99,6 +99,23 @@ def choose(targets: Float[np.ndarray, "week target"] | None, count: int) -> list
     return [picks[i] for i in np.random.default_rng(1).permutation(len(picks))]
 
 
+def shortened(batch: Any, readings: int) -> Any:
+    """Return a batch with at most so many readings of each week, the first ones; as it is if it gives no lengths."""
+    lengths = batch.get("lengths") if isinstance(batch, dict) else None
+    inputs = parts_of(batch).inputs
+    if not isinstance(lengths, Tensor) or inputs is None or inputs.shape[1] <= readings:
+        return batch
+    steps = inputs.shape[1]
+
+    def cut(value: Any) -> Any:
+        if value is lengths:
+            return value.clamp(max=readings)
+        long = isinstance(value, Tensor) and value.dim() > 1 and value.shape[1] == steps
+        return value[:, :readings] if long else value
+
+    return {key: cut(value) for key, value in batch.items()}
+
+
 def with_inputs(batch: Any, change: Callable[[Tensor], Tensor]) -> Any | None:
     """Return a batch whose inputs are changed by a function of `[week, …]`; None if it has none that can be told."""
     inputs = parts_of(batch).inputs

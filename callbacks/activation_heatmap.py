@@ -12,7 +12,7 @@ import pytorch_lightning as lightning
 import torch
 
 from heartnet.datamodule import WeeksDataModule
-from heartnet.diagnostics.adapt import guess_probe
+from heartnet.diagnostics.adapt import guess_probe, own_probe
 from heartnet.diagnostics.cadence import BLIND, cadence_of, failure, typical_spread
 from heartnet.diagnostics.cadence import verdict as cadence_verdict
 from heartnet.diagnostics.fixed import first_loader, fixed_weeks, leaves
@@ -79,7 +79,7 @@ class ActivationHeatmap(lightning.Callback):
         shifts: circular shifts that chance is measured by.
         signals: further signals: a function of `heartnet.diagnostics.signals.KnownWeek` that returns a value for each
             reading (NaN where unknown), by name.
-        probe: `probe(module, batch)` for a module that has no method `probe`.
+        probe: `probe(module, batch)` for a module that has no method `probe(batch) -> Probe`.
 
     Raises:
         HeartnetError: an argument that cannot work, or a glob that fits no layer.
@@ -333,11 +333,9 @@ def _settings(network: torch.nn.Module) -> dict[str, object]:
 
 
 def _probe_of(module: lightning.LightningModule, batch: Any) -> Probe:
-    own = getattr(module, "probe", None)
-    if callable(own):
-        probe = own(batch)
-        assert isinstance(probe, Probe), f"{type(module).__name__}.probe returned {type(probe).__name__}, not a Probe"
-        return probe
+    own = own_probe(module)
+    if own is not None:
+        return own(batch)
     called = part_that_is_called(module)  # what it answers is not asked
     return image_probe(called, batch) or guess_probe(called, batch, outputs=("any",))
 

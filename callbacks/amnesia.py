@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytorch_lightning as lightning
 import torch
 
-from heartnet.diagnostics.adapt import guess_probe
+from heartnet.diagnostics.adapt import first_line, guess_probe, own_probe
 from heartnet.diagnostics.amnesia import ANCHORS, AmnesiaProfile, amnesia_profile, check_anchors
 from heartnet.diagnostics.archive import from_tensors, save_npz, to_tensors
 from heartnet.diagnostics.fixed import first_loader, fixed_weeks
@@ -31,9 +31,9 @@ class Amnesia(lightning.Callback):
     `heartnet.diagnostics.memory`. The weeks are the longest among the first of the validation data (of the training
     data if there is none), and stay the same. Training is not disturbed: weights end up the same, bit for bit.
 
-    Works on any LightningModule whose inputs are sequences: one with a method `probe(batch)` is asked for it; of others
-    it guesses (`heartnet.diagnostics.adapt.guess_probe`), and if that fails, `probe=` says in a few lines how to call
-    it:
+    Works on any LightningModule whose inputs are sequences: one with a method `probe(batch) -> Probe`, so annotated, is
+    asked for it; of others it guesses (`heartnet.diagnostics.adapt.guess_probe`), and if that fails, `probe=` says in a
+    few lines how to call it:
 
         Amnesia(probe=lambda module, batch: adapt(module.net, batch["x"], outputs=("risk",), logits=to_logits))
 
@@ -54,9 +54,10 @@ class Amnesia(lightning.Callback):
         weeks: how many weeks to average over. The full DeepHeart in float64 takes about 11 s a week on a CPU, with four
             conditions and three anchors.
         anchors: where logits are read; see `amnesia_profile`.
-        probe: `probe(module, batch)` for a module that has no method `probe`.
+        probe: `probe(module, batch)` for a module that has no method `probe(batch) -> Probe`.
         among: how many weeks to choose the longest from.
-        dtype: `"float64"`, or `"float32"`, about five times faster on a CPU, which sees no more than 63 decades.
+        dtype: `"float64"`, or `"float32"`, about five times faster on a CPU, which sees no more than 63 decades. A
+            module from elsewhere that makes tensors of float32 itself is measured in that.
         readings_at_once: bounds the memory; see `amnesia_profile`.
 
     Raises:
@@ -145,11 +146,12 @@ class Amnesia(lightning.Callback):
             return []
         try:
             return self._measure(trainer, pl_module, folder)
-        except HeartnetError as error:
-            if self.probe is not _probe_of or hasattr(pl_module, "probe"):
+        except Exception as error:  # a foreign module raises what it likes
+            if self.probe is not _probe_of or own_probe(pl_module) is not None:
                 raise
             self._blind = True
-            message = f"not measured: {error}"
+            known = isinstance(error, HeartnetError)
+            message = f"not measured: {error if known else f'{type(error).__name__}: {first_line(error)}'}"
             return [Finding("amnesia", "warn", "network", None, None, "", message, (), trainer.global_step)]
 
     def _measure(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, folder: Path) -> list[Finding]:
@@ -161,9 +163,7 @@ class Amnesia(lightning.Callback):
                 self.weeks,
                 self.among,
             )
-        now = amnesia_profile(
-            self._weeks, self.anchors, dtype=_DTYPES[self.dtype], readings_at_once=self.readings_at_once
-        )
+        now = self._profile(self._weeks, own=own_probe(pl_module) is not None)
         if self.initial is None:
             self.initial, self.initial_step = now, step
         numbers = memories(now)
@@ -173,6 +173,18 @@ class Amnesia(lightning.Callback):
         if not getattr(trainer, "fast_dev_run", False):
             save_npz(folder / "amnesia.npz", initial=self.initial, now=now)
         return verdict(numbers, _settings(self._weeks.network), step)
+
+    def _profile(self, weeks: Probe, *, own: bool) -> AmnesiaProfile:
+        """Return the profile, in float32 where a module from elsewhere makes tensors of that type itself."""
+        try:
+            return amnesia_profile(
+                weeks, self.anchors, dtype=_DTYPES[self.dtype], readings_at_once=self.readings_at_once
+            )
+        except (RuntimeError, ValueError, TypeError) as error:
+            if self.dtype == "float32" or own or "float" not in str(error).lower():
+                raise
+            self.dtype = "float32"
+            return self._profile(weeks, own=own)
 
     def _draw(self, trainer: lightning.Trainer, now: AmnesiaProfile, step: int) -> None:
         initial = self.initial if self.initial_step != step else None
@@ -205,12 +217,8 @@ def _settings(network: torch.nn.Module) -> dict[str, object]:
 
 
 def _probe_of(module: lightning.LightningModule, batch: Any) -> Probe:
-    own = getattr(module, "probe", None)
-    if callable(own):
-        probe = own(batch)
-        assert isinstance(probe, Probe), f"{type(module).__name__}.probe returned {type(probe).__name__}, not a Probe"
-        return probe
-    return guess_probe(module, batch)
+    own = own_probe(module)
+    return guess_probe(module, batch) if own is None else own(batch)
 
 
 def _moved(module: lightning.LightningModule, batch: Any) -> Any:

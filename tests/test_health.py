@@ -59,6 +59,15 @@ def test_gradient_norms_and_updates_beside_a_loop() -> None:
     assert all((each.asked, each.reached, each.nonzero, each.steps, each.moved) == (1,) * 5 for each in weights.all)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.complex64])
+def test_norms_of_any_type(dtype: torch.dtype) -> None:
+    layer = nn.Linear(3, 2, dtype=dtype)
+    weights = Weights(layer, layer.parameters())
+    layer(torch.ones(4, 3, dtype=dtype)).abs().sum().backward()
+    norms = [float(each.grad.abs().square().sum().sqrt()) for each in layer.parameters() if each.grad is not None]
+    assert weights.norms()[1].tolist() == pytest.approx(norms, rel=1e-2)
+
+
 def test_shared_and_frozen_weights_are_counted_as_what_they_are() -> None:
     network = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2), "frozen": nn.Linear(2, 2)})
     network["b"].weight = network["a"].weight
@@ -233,6 +242,20 @@ def test_samples_that_meet(between: Any, layer: str | None) -> None:
     assert found is not None
     assert [each.where for each in mixed(found)] == ([] if layer is None else [f"{layer}/mixing"])
     assert (found.value == 0) == (layer is None)
+
+
+@pytest.mark.parametrize(("change", "told"), [("sorted", True), ("mixup", False), ("noise", True), ("shuffled", True)])
+def test_samples_that_a_step_sorts_or_mixes_up_on_purpose(change: str, told: bool) -> None:
+    class Own(Step):
+        def training_step(self, batch: Tensor) -> Tensor:
+            share = np.random.beta(2, 2)
+            noise = batch + torch.randn_like(batch)
+            changed = {"sorted": batch.flip(0), "mixup": share * batch + (1 - share) * batch.flip(0), "noise": noise}
+            return super().training_step(changed.get(change, batch))
+
+    found = mixing(Replay(Own(lambda x: x.flip(0) if change == "shuffled" else x)), torch.randn(2, 4))
+    assert (found is not None) == told
+    assert [each.where for each in mixed(found)] == (["second/mixing"] if change == "shuffled" else [])
 
 
 def test_what_cannot_be_told_of_mixing() -> None:

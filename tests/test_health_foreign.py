@@ -248,6 +248,52 @@ def test_weights_that_are_not_there_to_be_moved(tmp_path: Path) -> None:
     assert "never run" in found.message
 
 
+class Functional(lightning.LightningModule):
+    """Weights of its own, and no layer that can be seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.randn(8, 2) / 2), nn.Parameter(torch.randn(1, 8) / 8)
+        self.spare = nn.Parameter(torch.zeros(3))
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        del index
+        hidden = F.relu(F.linear(batch["x"].mean(dim=1).to(self.first.dtype), self.first))
+        return F.binary_cross_entropy_with_logits(F.linear(hidden, self.second)[:, 0], batch["y"].to(hidden.dtype))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam([self.first, self.second], 0.01)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
+def test_weights_that_the_module_itself_holds(tmp_path: Path, precision: str) -> None:
+    Training("foreign", Functional(), (sequences(),), {"precision": precision}).fit(tmp_path, [TrainingHealth()])
+    (found,) = trouble(tmp_path)
+    assert (found.where, found.value) == ("spare/optimiser", 3)
+    assert "no optimiser has spare of the module" in found.message
+
+
+def test_steps_taken_by_hand_without_an_optimiser(tmp_path: Path) -> None:
+    class ByHand(Foreign):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, index: int) -> Any:
+            self.zero_grad()
+            super().training_step(batch, index).backward()  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                for each in self.parameters():
+                    each -= 0 if each.grad is None else 0.1 * each.grad
+
+        def configure_optimizers(self) -> Any:
+            return None
+
+    with pytest.warns(UserWarning, match="no optimizer"):
+        Training("foreign", ByHand(), (sequences(),)).fit(tmp_path, [TrainingHealth()])
+    assert wheres(tmp_path) == []
+
+
 def test_dropout_left_on_in_validation(tmp_path: Path) -> None:
     class On(Foreign):
         def on_validation_model_eval(self) -> None:

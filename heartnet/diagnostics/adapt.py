@@ -12,6 +12,7 @@ from heartnet.diagnostics.isolate import device_of, isolated
 from heartnet.diagnostics.probe import Logits, Probe
 from heartnet.errors import HeartnetError
 
+_NAMED = 6
 _HELP = (
     "say how to call it, for example Amnesia(probe=lambda module, batch: "
     "adapt(module, batch[0], outputs=('risk',), logits=lambda out: Logits(None, out)))"
@@ -89,9 +90,10 @@ def guess_probe(network: nn.Module, batch: Any, outputs: Sequence[str] | None = 
     values = list(batch.values()) if isinstance(batch, Mapping) else batch
     values = list(values) if isinstance(values, tuple | list) else [values]
     floats = [each for each in values if isinstance(each, Tensor) and each.is_floating_point() and each.dim() == 3]
-    name = type(network).__name__
+    name = str(getattr(network, "whole", type(network).__name__))
     if not floats:
-        found = ", ".join(_describe(each) for each in values)
+        more = f" and {len(values) - _NAMED} more" if len(values) > _NAMED else ""
+        found = ", ".join(_describe(each) for each in values[:_NAMED]) + more
         raise HeartnetError(f"no float tensor [batch, time, channel] in the batch of {name} (found: {found}); {_HELP}")
     inputs = floats[0]
     if inputs.shape[1] < inputs.shape[2]:
@@ -100,6 +102,23 @@ def guess_probe(network: nn.Module, batch: Any, outputs: Sequence[str] | None = 
         )
     lengths = batch.get("lengths", batch.get("length")) if isinstance(batch, Mapping) else None
     return adapt(network, inputs, lengths=lengths, outputs=outputs)
+
+
+def own_probe(module: nn.Module) -> Callable[[Any], Probe] | None:
+    """Return a module's method `probe(batch) -> Probe`, if it is so annotated.
+
+    Others have a `probe` too: a linear one, say, that is trained on frozen features.
+    """
+    own = getattr(module, "probe", None)
+    if isinstance(own, nn.Module) or not callable(own):
+        return None
+    promised = getattr(own, "__annotations__", {}).get("return")
+    return own if str(getattr(promised, "__name__", promised)).endswith("Probe") else None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return str(error).strip().partition("\n")[0]
 
 
 def _count_outputs(network: Adapted, inputs: Tensor, rest: Sequence[Tensor]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -59,7 +60,11 @@ def first_loader(*loaders: Any) -> Any:
         HeartnetError: there is none.
     """
     for leaf in leaves(loaders):
-        if not hasattr(leaf, "__len__") or len(leaf) > 0:
+        try:
+            empty = len(leaf) == 0
+        except TypeError:  # of an iterable data set the length is not known
+            empty = False
+        if not empty:
             return leaf
     raise HeartnetError("the trainer has no validation or training data, so there are no weeks to measure on")
 
@@ -79,7 +84,7 @@ def _select(probe: Probe, rows: Sequence[int]) -> Probe:
 
 def _batches(loader: Any, among: int) -> Iterator[Any]:
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        yield from islice(iter(loader), among)
+        yield from islice(iter(_beside(loader)), among)
         return
     if loader.batch_sampler is None:
         for index in islice(iter(loader.sampler), among):
@@ -88,6 +93,17 @@ def _batches(loader: Any, among: int) -> Iterator[Any]:
     size = min(among, len(loader.dataset))  # type: ignore[arg-type]  # a map-style data set has a length
     if size:
         yield loader.collate_fn([loader.dataset[index] for index in range(size)])
+
+
+def _beside(loader: Any) -> Any:
+    """Return a loader of a copy of an iterable data set, which may be a stream that goes on where it was left."""
+    if not isinstance(loader, DataLoader):
+        return loader
+    try:
+        dataset = copy.deepcopy(loader.dataset)
+    except Exception:  # what a data set holds, an open file, say, decides what is raised
+        return loader
+    return DataLoader(dataset, loader.batch_size, collate_fn=loader.collate_fn)
 
 
 @contextmanager

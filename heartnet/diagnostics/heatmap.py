@@ -104,7 +104,8 @@ def collect(probe: Probe, patterns: Sequence[str] | None = None, *, after_activa
         layers = [each for each in layers if patterns is not None or each.kind in SHOWN]
         if not layers:
             name, others = type(network).__name__, [each.name for each in find_layers(network)][:8]
-            raise HeartnetError(f"{name} has no convolution or recurrent layer; choose among others, layers={others}")
+            choose = f"choose among others, layers={others}" if others else "it has no others that can be seen either"
+            raise HeartnetError(f"{name} has no convolution or recurrent layer; {choose}")
         stack.enter_context(watch(layers, lambda layer, out: _keep(seen, layer, out)))
         lengths = stack.enter_context(_flipped_lengths(network))
         if after_activation:

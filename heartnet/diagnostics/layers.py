@@ -54,7 +54,7 @@ def find_layers(
         patterns: globs over dotted names, such as `convolutions.*` or `*lstm*`.
 
     Raises:
-        HeartnetError: a pattern fits no layer at all.
+        HeartnetError: a pattern other than `*` fits no layer at all.
     """
     names: dict[int, list[str]] = {}
     found: dict[int, tuple[nn.Module, Kind]] = {}
@@ -65,7 +65,7 @@ def find_layers(
             found[id(module)] = module, kind
     everything = [Layer(names[key][0], module, kind, tuple(names[key][1:])) for key, (module, kind) in found.items()]
     for pattern in patterns:
-        if not any(_fits(layer, [pattern]) for layer in everything):
+        if pattern != "*" and not any(_fits(layer, [pattern]) for layer in everything):
             known = [layer.name for layer in everything]
             raise HeartnetError(
                 f"no layer of {type(network).__name__} is called {pattern!r}.{did_you_mean(pattern, known)} "

@@ -34,6 +34,7 @@ class Part(nn.Module):
     def __init__(self, network: nn.Module, name: str) -> None:
         super().__init__()
         self.network, self.name = network, name
+        self.whole = type(network).__name__
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.network.get_submodule(self.name)(*inputs)

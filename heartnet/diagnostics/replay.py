@@ -101,8 +101,8 @@ class Replay:
             given: Any = module.optimizers()  # type: ignore[operator]
         except Exception:  # no trainer stands behind it
             given = None
-        count = len(given) if isinstance(given, list) else 1
-        held["optimizers"] = lambda *_, **__: _Nothing() if count == 1 else [_Nothing() for _ in range(count)]
+        idle = [_Idle(each) for each in given] if isinstance(given, list) else _Idle(given)
+        held["optimizers"] = lambda *_, **__: idle
         held["lr_schedulers"] = lambda *_, **__: _Nothing()
         held["manual_backward"] = lambda loss, *args, **kwargs: loss.backward(*args, **kwargs)
 
@@ -164,15 +164,23 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 class _Nothing:
-    """Stands in for an optimiser or a schedule: whatever is called does nothing, but a closure is run."""
-
-    param_groups: Sequence[Any] = ()
+    """Stands in for a schedule: whatever is called does nothing."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return _nothing
 
+
+class _Idle(_Nothing, torch.optim.Optimizer):
+    """Stands in for an optimiser: it has a copy of its settings, and takes no step, but a closure is run."""
+
+    def __init__(self, given: Any) -> None:
+        self.param_groups = [dict(group) for group in getattr(given, "param_groups", ())]
+
     def step(self, closure: Callable[[], Any] | None = None, **_: Any) -> Any:
         return None if closure is None else closure()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        del set_to_none
 
 
 def _nothing(*_: Any, **__: Any) -> None:

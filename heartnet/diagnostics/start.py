@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -59,21 +61,27 @@ def mixing(replay: Replay, batch: Any) -> Mixing | None:
         batch: its first two samples are used.
 
     Returns:
-        None if it cannot be told: a batch of one, no output with a dimension of the batch, or a loss between the
-        samples of a batch.
+        None if it cannot be told: a batch of one, no output with a dimension of the batch, a loss between the
+        samples of a batch, samples that are mixed at random (mixup), or a step that changes weights by itself.
     """
     if (batch_size(batch) or 0) < 2:
         return None
     streams = Streams.now()
     with evaluating(replay.twin):
+        before = [each._version for each in replay.twin.parameters()]
         both, layers = _outputs(replay, rows_of(batch, [0, 1]), streams)
+        if before != [each._version for each in replay.twin.parameters()]:
+            return None
         alone, same_layers = _outputs(replay, rows_of(batch, [0, 0]), streams)
     if both is None or alone is None or both.shape != alone.shape:
         return None
     size = float(torch.cat([both, alone]).abs().max())
-    value = float((both[0] - alone[0]).abs().max()) / size if size > 0 else 0.0
-    first = (name for name, output in layers.items() if name in same_layers and not _alike(output, same_layers[name]))
-    return Mixing(value, next(first, ""))
+    row = _place_of_first(layers, same_layers)
+    value = float((both[row] - alone[row]).abs().max()) / size if size > 0 else 0.0
+    if value > 0 and _at_random(replay, batch, both, alone):
+        return None
+    moved = (name for name in layers if name in same_layers and not _alike(layers[name][row], same_layers[name][row]))
+    return Mixing(value, next(moved, ""))
 
 
 def scales(replay: Replay, batch: Any, seed: int = 0) -> list[Scale]:
@@ -127,7 +135,7 @@ def equal_rows(weight: Tensor) -> int:
 def _outputs(
     replay: Replay, batch: Any, streams: Streams
 ) -> tuple[Float[Tensor, "sample value"] | None, dict[str, Tensor]]:
-    """Return logits by sample, and of each layer what it puts out for the first sample, in the order of running."""
+    """Return logits by sample, and of each layer what it puts out, a row a sample, in the order of running."""
     size = batch_size(batch)
     layers: dict[str, Tensor] = {}
     last: list[Tensor] = []
@@ -135,7 +143,7 @@ def _outputs(
     def keep(layer: Layer, output: Tensor) -> None:
         last[:] = [output.detach()]
         if len(output) == size:
-            layers[layer.name] = output[0].detach()[:: max(output[0].numel() // 65_536, 1)].clone()
+            layers[layer.name] = output.detach()[:, :: max(output[0].numel() // 65_536, 1)].clone()
 
     with LossCalls(batch) as seen, watch(find_layers(replay.twin), keep):
         replay.step(batch, streams=streams)
@@ -144,6 +152,26 @@ def _outputs(
     if not fits or any(call.kind == "classes" and call.logits.shape[1] == size for call in seen.calls):
         return None, {}  # as many classes as samples: the samples are compared with one another
     return torch.cat(fits, dim=1).float(), layers
+
+
+def _place_of_first(layers: dict[str, Tensor], alone: dict[str, Tensor]) -> int:
+    """Return where the first sample stands: the step may sort samples before it hands them to the first layer."""
+    name = next((name for name in layers if name in alone), None)
+    if name is None or _alike(layers[name][0], alone[name][0]):
+        return 0
+    return int(_alike(layers[name][-1], alone[name][0]))
+
+
+def _at_random(replay: Replay, batch: Any, both: Tensor, alone: Tensor) -> bool:
+    """Return whether other random numbers change the logits of different samples, and not those of copies of one."""
+    with rng_untouched(), evaluating(replay.twin):
+        torch.rand(1)
+        np.random.rand()
+        random.random()
+        other = Streams.now()
+        again, _ = _outputs(replay, rows_of(batch, [0, 1]), other)
+        same, _ = _outputs(replay, rows_of(batch, [0, 0]), other)
+    return again is not None and same is not None and not _alike(both, again) and _alike(alone, same)
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

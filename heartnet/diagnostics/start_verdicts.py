@@ -22,18 +22,21 @@ MIXED = 1e-5
 
 
 def left_out(health: Health) -> list[Finding]:
-    """Weights that ask for a gradient and that no optimiser has, by layer."""
+    """Weights that ask for a gradient and that no optimiser has, by layer; where there is an optimiser at all."""
     found = []
+    if not any(each.optimised for each in health.weights.all):
+        return []
     for layer, places in health.weights.layers.items():
         missing = [w for w in (health.weights.all[i] for i in places) if w.tensor.requires_grad and not w.optimised]
         if missing:
             names = ", ".join(each.name.rpartition(".")[2] for each in missing)
+            own = missing[0].name == layer  # the module holds it itself
             count = sum(each.tensor.numel() for each in missing)
             found.append(
                 finding(
-                    "fail", f"{layer or missing[0].name}/optimiser",
-                    f"no optimiser has {names} of {layer or 'the module'}: they never move. Give configure_optimizers "
-                    "these parameters too, or freeze them (requires_grad_(False)) if it is meant",
+                    "fail", f"{layer}/optimiser",
+                    f"no optimiser has {names} of {'the module' if own else layer}: they never move. Give "
+                    "configure_optimizers these parameters too, or freeze them (requires_grad_(False)) if it is meant",
                     count, 0, "weights without an optimiser",
                 )
             )  # fmt: skip

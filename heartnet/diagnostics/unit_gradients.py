@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from heartnet.diagnostics.layers import plain_name
 
@@ -47,7 +48,7 @@ class UnitGradients:
         biases: dict[int, tuple[str, nn.Parameter]] = {}
         for name, each in module.named_modules():
             bias = dict(each.named_parameters(recurse=False)).get("bias")
-            if isinstance(bias, nn.Parameter) and bias.dim() == 1:
+            if isinstance(bias, nn.Parameter) and not is_lazy(bias) and bias.dim() == 1:
                 biases.setdefault(id(bias), (plain_name(name).removeprefix(prefix), bias))
         self._biases = list(biases.values())
         self._ever = [False] * len(self._biases)

@@ -19,7 +19,7 @@ class Weight:
 
     Attributes:
         name: as `named_parameters` gives it, without what `torch.compile` adds.
-        layer: the module that holds it.
+        layer: the module that holds it; its own name where that is the network itself.
         tensor: the parameter.
         optimised: an optimiser has it.
         asked: batches in which it asked for a gradient.
@@ -62,7 +62,7 @@ class Weights:
         held = {id(each) for each in optimised}
         named = [(plain(name), each) for name, each in network.named_parameters()]
         named = [(name, each) for name, each in named if not isinstance(each, nn.UninitializedParameter)]
-        self.all = [Weight(name, name.rpartition(".")[0], each, id(each) in held) for name, each in named]
+        self.all = [Weight(name, name.rpartition(".")[0] or name, each, id(each) in held) for name, each in named]
         self.layers: dict[str, list[int]] = {}
         for place, each in enumerate(self.all):
             self.layers.setdefault(each.layer, []).append(place)
@@ -70,13 +70,13 @@ class Weights:
         self._before: list[Tensor] | None = None
 
     def norms(self) -> tuple[list[int], Float[Tensor, " weight"]]:
-        """Return the places of the weights that have a gradient, and its norms, in float32, on their device."""
+        """Return the places of the weights that have a gradient, and its norms, on their device."""
         places = [place for place, each in enumerate(self.all) if each.tensor.grad is not None]
         gradients = [_values(self.all[place].tensor.grad) for place in places]
         if not gradients:
             return [], torch.zeros(0)
         device = gradients[0].device
-        found = torch._foreach_norm(gradients, 2, dtype=torch.float32)
+        found = _norms(gradients)
         return places, torch.stack([each.to(device) for each in found])
 
     def not_finite(self) -> list[str]:
@@ -125,8 +125,7 @@ class Weights:
             change = torch._foreach_sub([each.tensor.detach() for each in self.all], before)
         device = change[0].device
         steps, sizes = (
-            torch.stack([each.to(device) for each in torch._foreach_norm(values, 2, dtype=torch.float32)]).square()
-            for values in (change, before)
+            torch.stack([each.to(device) for each in _norms(values)]).square() for values in (change, before)
         )
         matrices = {name: self.matrices(places) for name, places in self.layers.items()}
         rows = [torch.stack([values[places].sum().sqrt() for places in matrices.values()]) for values in (steps, sizes)]
@@ -177,3 +176,10 @@ def plain(name: str) -> str:
 def _values(gradient: Tensor | None) -> Tensor:
     assert gradient is not None
     return gradient.coalesce().values() if gradient.is_sparse else gradient
+
+
+def _norms(values: Sequence[Tensor]) -> list[Tensor]:
+    """Return norms in float32, which 16 bits cannot hold, or in float64 where a value has that."""
+    real = [torch.view_as_real(each) if each.is_complex() else each for each in values]
+    wide = any(each.dtype == torch.float64 for each in real)
+    return [each.float() for each in torch._foreach_norm(real, 2, dtype=torch.float64 if wide else torch.float32)]

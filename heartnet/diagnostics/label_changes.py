@@ -15,7 +15,7 @@ from heartnet.diagnostics.overfit_simple import targets_of
 
 LIMIT = 0.5
 """Changes, over those of chance, above which labels count as random in time: that of stretches of four weeks where half
-of all labels are positive. Labels of which 30 % are flipped are above 0.84, whatever is true of them."""
+of all labels are positive. Labels of which 30 % are flipped are expected at 0.84 or above, whatever is true of them."""
 LEAST_SHARE = 0.1
 """Of the weeks, that must disagree with their person's majority; a few wrong labels are no fault of the pipeline."""
 LEAST_PEOPLE = 10

@@ -131,8 +131,10 @@ def train(config: DictConfig, folder: Path) -> int:
         if not fold:  # only now: a run that cannot start leaves nothing behind
             write_config(config, folder)
             write_status(folder, "running")
-        fit_and_test(config, place, data, module, trainer)
-    if config.test:
+        trained = fit_and_test(config, place, data, module, trainer)
+    if not trained:
+        terminal.print_line("Nothing was trained, so nothing is tested.")
+    elif config.test:
         terminal.print_scores(folder, data)
         if config.cross_validate:
             append_jsonl(pooled_findings(read_predictions(folder), data, trainer.global_step), folder / FILE)
@@ -224,11 +226,17 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
 
 def fit_and_test(
     config: DictConfig, folder: Path, data: WeeksDataModule, module: HeartnetModule, trainer: Trainer
-) -> None:
-    """Train the network, or go on training it, and keep what it predicts for the test split."""
+) -> bool:
+    """Train the network, or go on training it, and keep what it predicts for the test split.
+
+    Returns:
+        False if a callback ended the run before its first step; then nothing is tested.
+    """
     from heartnet.predictions import NETWORK, ceiling_predictions, predictions_frame
 
     trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path)
+    if trainer.should_stop and trainer.global_step == 0:
+        return False
     if config.test and len(data.rows["test"]) > 0:
         for old in folder.glob("predictions*.parquet"):  # of a run in this folder before, perhaps on other data
             old.unlink(missing_ok=True)
@@ -237,6 +245,7 @@ def fit_and_test(
         frame.write_parquet(folder / "predictions.parquet")
         if (best := ceiling_predictions(data, data.rows["test"])) is not None:
             best.write_parquet(folder / "predictions_ceiling.parquet")
+    return True
 
 
 OmegaConf.register_new_resolver("run_dir", new_run_folder, use_cache=True, replace=True)

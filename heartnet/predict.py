@@ -174,11 +174,11 @@ def _values(chosen: Chosen, weeks: Weeks, rows: npt.NDArray[np.int64]) -> npt.ND
             annotations={name: each[span] for name, each in weeks.annotations.items()},
         )
         return synthetic_targets(part, targets)
-    names = [
-        pl.col(name).cast(pl.Float32) if name in weeks.conditions else pl.lit(None, pl.Float32) for name in targets
-    ]
-    table = weeks.table[rows].select(each.alias(name) for each, name in zip(names, targets, strict=True))
-    return table.fill_null(float("nan")).to_numpy().reshape(len(rows), len(targets))
+    values = np.full((len(rows), len(targets)), np.nan, np.float32)
+    for i, name in enumerate(targets):
+        if name in weeks.conditions:
+            values[:, i] = weeks.table[name][rows].cast(pl.Float32).fill_null(float("nan")).to_numpy()
+    return values
 
 
 def _section(chosen: Chosen, name: str) -> Mapping[str, Any]:

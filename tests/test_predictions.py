@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,20 @@ import pytest
 from sklearn.metrics import average_precision_score, mean_absolute_error, r2_score, roc_auc_score
 
 from heartnet.datamodule import WeeksDataModule
-from heartnet.predictions import NETWORK, predictions_frame, read_predictions, score_table
+from heartnet.errors import HeartnetError
+from heartnet.features import HOURLY_SUMMARY, hourly_summary
+from heartnet.prediction_file import PredictionFile
+from heartnet.predictions import (
+    COLUMNS,
+    NETWORK,
+    PREDICTED,
+    known_of,
+    prediction_rows,
+    predictions_frame,
+    read_predictions,
+    score_table,
+    scored_weeks,
+)
 from heartnet.tasks import Conditions
 from heartnet.weeks import Weeks
 
@@ -122,3 +136,140 @@ def test_one_row_a_week_target_and_model(make_weeks: MakeWeeks, tmp_path: Path) 
         frame.write_parquet(tmp_path / folder / "predictions.parquet")
     everything = read_predictions(tmp_path)
     assert everything["model"].to_list() == ([NETWORK] * 6 + ["metadata"] * 6) * 2
+
+
+def test_rows_hold_what_is_known_of_each_week(make_weeks: MakeWeeks) -> None:
+    weeks = make_weeks(users=5, missing=0.4)
+    rows = np.array([7, 2, 11])
+    rng = np.random.default_rng(0)
+    values = np.array([[1, np.nan], [0, 1], [np.nan, np.nan]], dtype=np.float32)
+    scores, logits = rng.random((3, 2)).astype(np.float32), rng.normal(size=(3, 2)).astype(np.float32)
+    found = prediction_rows(known_of(weeks, rows), ("one", "two"), scores, values, logits, ["val", None, "test"])
+    assert dict(found.schema) == COLUMNS
+    assert list(found.columns)[: len(PREDICTED)] == list(PREDICTED)
+    summary = hourly_summary(weeks, rows)
+    assert found["week"].to_list() == [7, 7, 2, 2, 11, 11]
+    for i, row in enumerate(found.iter_rows(named=True)):
+        week, target = divmod(i, 2)
+        said = weeks.table.row(int(rows[week]), named=True)
+        assert row["target"] == ("one", "two")[target]
+        assert row["model"] == NETWORK
+        assert row["split"] == ("val", None, "test")[week]
+        value = values[week, target]
+        assert row["value"] == (None if np.isnan(value) else value)
+        assert (row["score"], row["logit"]) == (scores[week, target], logits[week, target])
+        for name in ("user_id", "start", "sex", "device", "readings"):
+            assert row[name] == said[name]
+        for name in ("age", "bmi", "wear_hours"):
+            assert row[name] == (None if said[name] is None else pytest.approx(said[name]))
+        for name, expected in zip(HOURLY_SUMMARY, summary[week], strict=True):
+            assert row[name] == (None if np.isnan(expected) else pytest.approx(expected))
+
+
+def test_what_is_not_known_is_null() -> None:
+    found = prediction_rows(pl.DataFrame({"user_id": ["a"], "other": [3]}), ("one",), np.array([[0.5]]))
+    assert dict(found.schema) == COLUMNS
+    row = found.row(0, named=True)
+    assert {name for name, each in row.items() if each is not None} == {"model", "user_id", "target", "score"}
+    with pytest.raises(HeartnetError, match="another type"):
+        prediction_rows(pl.DataFrame({"user_id": ["a"], "age": ["old"]}), ("one",), np.array([[0.5]]))
+
+
+def some(rng: np.random.Generator, weeks: int, first: int = 0) -> pl.DataFrame:
+    known = pl.DataFrame(
+        {
+            "user_id": [f"user-{first + i}" for i in range(weeks)],
+            "week": np.arange(first, first + weeks),
+            **{name: rng.normal(size=weeks) for name in ("age", "bmi", *HOURLY_SUMMARY)},
+        }
+    )
+    each = rng.random((3, weeks, 2))
+    each[1] = each[1] < 0.3
+    return prediction_rows(known, ("one", "two"), *each, "test")
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "deeper" / "it [1].parquet"
+    parts = [some(rng, count, first) for count, first in ((5, 0), (3, 5), (40, 8), (1, 48))]
+    with PredictionFile(path, rows_in_memory=20) as file:
+        for part in parts:
+            file.add(part)
+            assert not path.exists()
+        file.finish()
+    assert pl.read_parquet(path, glob=False).equals(pl.concat(parts))
+    assert list(path.parent.iterdir()) == [path]
+
+    before = path.read_bytes()
+
+    def interrupted() -> None:
+        with PredictionFile(path, rows_in_memory=20) as file:
+            file.add(parts[2])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+    with PredictionFile(tmp_path / "empty.parquet") as file:
+        file.finish()
+    assert dict(pl.read_parquet(tmp_path / "empty.parquet").schema) == COLUMNS
+    (tmp_path / "file").touch()
+    with PredictionFile(tmp_path / "file" / "x.parquet") as file:
+        file.add(parts[0])
+        with pytest.raises(HeartnetError, match=r"cannot write .*x\.parquet"):
+            file.finish()
+
+
+def test_many_weeks_never_sit_in_memory(tmp_path: Path) -> None:
+    """Of 400,000 rows, mostly random numbers, a fifth or so is in memory at a time; all of them would be 100 MB."""
+
+    def resident() -> int:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def write(name: str, batches: int) -> tuple[int, int]:
+        rng, peak, size, before = np.random.default_rng(0), 0, 0, resident()
+        with PredictionFile(tmp_path / name, rows_in_memory=4096) as file:
+            for batch in range(batches):
+                rows = some(rng, 500, 500 * batch)
+                size += int(rows.estimated_size())
+                file.add(rows)
+                peak = max(peak, resident() - before)
+            file.finish()
+        return max(peak, resident() - before), size
+
+    write("first.parquet", 60)  # what the libraries themselves take, once
+    peak, size = write("many.parquet", 400)
+    assert peak < size / 2
+    assert pl.scan_parquet(tmp_path / "many.parquet").select(pl.len()).collect().item() == 400_000
+
+
+def test_one_target_is_read_at_a_time(tmp_path: Path) -> None:
+    rows = some(np.random.default_rng(0), 20).with_columns(
+        user_id=pl.Series([f"u{i // 8}" for i in range(40)]),
+        split=pl.Series(["train"] * 4 + [None] * 6 + ["test"] * 30),
+        value=pl.when(pl.col("week") == 3).then(None).otherwise(pl.col("value")),
+    )
+    rows.write_parquet(tmp_path / "it.parquet")
+    found = scored_weeks(tmp_path / "it.parquet", "two", without=("train", "val"))
+    expected = rows.filter((pl.col("target") == "two") & (pl.col("week") > 1) & (pl.col("week") != 3))
+    assert found["value"].tolist() == expected["value"].to_list()
+    assert found["score"].tolist() == expected["score"].to_list()
+    users = expected["user_id"].to_list()
+    assert [[a == b for b in found["user"]] for a in found["user"]] == [[a == b for b in users] for a in users]
+
+
+def test_files_with_more_columns_are_read_beside_those_with_fewer(make_weeks: MakeWeeks, tmp_path: Path) -> None:
+    data = WeeksDataModule(make_weeks(users=6), Conditions())
+    rows, scores = np.array([1, 4]), np.full((2, 2), 0.25, np.float32)
+    predictions_frame(data, rows, scores, "metadata").write_parquet(tmp_path / "predictions_baseline.parquet")
+    prediction_rows(known_of(data.weeks, rows), data.targets, scores, data.values[rows]).write_parquet(
+        tmp_path / "predictions.parquet"
+    )
+    prediction_rows(known_of(data.weeks, rows), data.targets, scores).write_parquet(
+        tmp_path / "val_predictions.parquet"
+    )
+    found = read_predictions(tmp_path)
+    assert dict(found.schema) == PREDICTED
+    assert found["model"].to_list() == [NETWORK] * 4 + ["metadata"] * 4

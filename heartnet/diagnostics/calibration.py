@@ -191,7 +191,9 @@ def slope(logit: Float[np.ndarray, " week"], value: Float[np.ndarray, " week"]) 
             level, tilt = level + up, tilt + np.where(ok, step, 0.0)
             if not (abs(np.where(ok, step, 0.0)) > 1e-9).any():
                 break
-        found = np.where((abs(step) < 1e-6) & (abs(tilt) < _STEEPEST), tilt / spread, np.nan)
+        having = (weights * y).sum(axis=0)
+        solved = (abs(step) < 1e-6) & (abs(tilt) < _STEEPEST) & (having > 0) & (having < total)
+        found = np.where(solved, tilt / spread, np.nan)
         return found
 
     return statistic

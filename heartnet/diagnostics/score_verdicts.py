@@ -17,6 +17,9 @@ STEEP, FLAT = 1.25, 0.8
 OFF = 0.2
 """Offset, as a share of the base rate, beyond which scores are called too high or too low, likewise."""
 
+NOTABLE = 0.05
+"""Calibration error, less luck, above which it is notable where there is no slope."""
+
 _WIDE = 2.0  # intervals of the slope that reach from below 1 / 2 to above 2 tell nothing
 
 
@@ -137,6 +140,12 @@ def _calibration(it: Quality, settings: Mapping[str, object]) -> tuple[Status, s
         )
     if said:
         return "warn", f"{' '.join(said)} {numbers}", tuple(dict.fromkeys(try_))
+    if math.isnan(tilt.value) and it.auroc.value == 1 and found.error.low > NOTABLE:
+        message = (
+            "Underconfident: the scores tell the classes apart without any overlap, and still lie close to the base "
+            f"rate. Train longer. {numbers}"
+        )
+        return "warn", message, tuple(_longer(settings))
     if math.isnan(tilt.value):
         return "pass", f"The slope has no solution: equal scores, or classes that do not overlap. {numbers}", ()
     if not (tilt.low > 1 / _WIDE or tilt.high < _WIDE):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from heartnet.errors import HeartnetError
 from heartnet.model.clock import day_angles
-from heartnet.model.deepheart import DeepHeart, mean_and_spread
+from heartnet.model.deepheart import DeepHeart
 
-READOUTS = ("mean", "last", "midpoint", "both_ends", "statistics")
+READOUTS = ("mean", "last", "midpoint", "both_ends")
 CLOCKS = ("none", "elapsed")
 ACTIVATIONS = {"relu": torch.relu, "leaky_relu": lambda x: torch.where(x > 0, x, 0.01 * x), "gelu": nn.GELU()}
 
@@ -60,19 +60,13 @@ def angles_by_loop(network: DeepHeart, sequence: Tensor) -> Tensor:
 
 def naive(network: DeepHeart, sequence: Tensor, activation: str = "leaky_relu", state: Tensor | None = None) -> Any:
     """Return logits `[step, output]` and scores by readout of one unpadded sequence."""
-    hidden = local = convolved(network, sequence, activation)
+    hidden = convolved(network, sequence, activation)
     for i, (ahead, back) in enumerate(zip(network.lstm.ahead, network.lstm.back, strict=True)):
         first = [None if state is None else (state[i, d, 0][None], state[i, d, 1][None]) for d in range(2)]
         forwards = ahead(hidden, first[0])[0]
         backwards = back(hidden.flip(0), first[1])[0].flip(0)
         hidden = torch.cat([forwards, backwards], dim=1)
     weight, bias = network.head.weight[:, :, 0], network.head.bias
-    if network.readout == "statistics":
-        hidden = torch.cat([hidden, local], dim=1)
-        spread = hidden.var(dim=0, unbiased=False).sqrt().clamp(min=1e-3)
-        means, spreads = weight.chunk(2, dim=1)
-        steps = hidden @ means.T + 1e-3 * spreads.sum(dim=1) + bias
-        return steps, {"statistics": means @ hidden.mean(dim=0) + spreads @ spread + bias}
     steps = hidden @ weight.T + bias
     units = network.lstm.hidden_size
     ends = weight[:, :units] @ hidden[-1, :units] + weight[:, units:] @ hidden[0, units:] + bias
@@ -153,7 +147,7 @@ def test_nothing_depends_on_padding_neighbours_or_order(
 
 
 @pytest.mark.parametrize("pool", [1, 2])
-@pytest.mark.parametrize("options", [{}, {"readout": "statistics", "clock": "elapsed"}])
+@pytest.mark.parametrize("options", [{}, {"clock": "elapsed"}])
 def test_no_gradient_comes_from_or_goes_to_the_padding_of_later_layers(pool: int, options: dict[str, str]) -> None:
     """What stands in the padding of the input is 0 in batches; what layers write there must stay without effect."""
     torch.manual_seed(0)
@@ -190,32 +184,6 @@ def test_metadata_left_out_change_nothing() -> None:
     one, other = (network(*inputs, torch.full((1, 4), value, dtype=torch.float64)).score for value in (0.0, 9.0))
     assert torch.equal(one, other)
     assert torch.equal(one, network(*inputs).score)
-
-
-def test_mean_and_spread_are_those_of_numpy() -> None:
-    torch.manual_seed(0)
-    values = torch.randn(3, 4, 9, dtype=torch.float64)
-    lengths = torch.tensor([9, 1, 4])
-    mask = (torch.arange(9) < lengths[:, None, None]).double()
-    found = mean_and_spread(values, mask, lengths)
-    for i, length in enumerate(lengths.tolist()):
-        valid = values[i, :, :length].numpy()
-        expected = [*valid.mean(axis=1), *valid.std(axis=1).clip(min=1e-3)]
-        assert found[i].tolist() == pytest.approx(expected, rel=1e-12)
-
-
-def test_a_spread_of_nothing_has_a_gradient_of_nothing() -> None:
-    values = torch.ones(1, 2, 5, requires_grad=True)
-    mean_and_spread(values, torch.ones(1, 1, 5), torch.tensor([5]))[:, 2:].sum().backward()
-    assert values.grad is not None
-    assert (values.grad == 0).all()
-
-
-def test_the_logit_of_a_step_is_the_score_of_a_week_that_holds_nothing_else() -> None:
-    torch.manual_seed(0)
-    for readout in READOUTS:
-        answer = small(readout=readout)(*padded([torch.randn(1, 3, dtype=torch.float64)]))
-        torch.testing.assert_close(answer.steps[:, 0], answer.score)
 
 
 def test_the_clock_turns_once_a_day_from_the_first_reading_on() -> None:
@@ -286,7 +254,7 @@ def test_dropout_works_in_training_only() -> None:
 
 
 def test_a_network_can_be_made_again_from_its_arguments() -> None:
-    for options in ({"readout": "last"}, {"readout": "statistics", "clock": "elapsed"}):
+    for options in ({"readout": "last"}, {"clock": "elapsed"}):
         network = small(forget_bias=1.5, pool=2, metadata="lstm_state", metadata_size=3, **options)
         network.set_clock(5.0, 2.0)
         again = DeepHeart(**network.arguments).double().eval()

@@ -35,7 +35,7 @@ def test_a_few_weeks_compose_and_run(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert "amnesia" in found
     module = HeartnetModule.from_checkpoint(folder / "checkpoints" / "last.ckpt")
     arguments = module.network.arguments
-    assert (arguments["readout"], arguments["clock"], arguments["channels"]) == ("statistics", "elapsed", 3)
+    assert (arguments["clock"], arguments["channels"]) == ("elapsed", 3)
     place = module.scaling.channels.index("dt")
     scale = [module.scaling.mean[place], module.scaling.std[place]]
     assert module.network.dt_scale.tolist() == pytest.approx(scale)

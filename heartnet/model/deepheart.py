@@ -17,12 +17,11 @@ from heartnet.model.clock import CLOCK_CHANNELS, day_angles
 from heartnet.model.lstm import ForgetBias, LengthFlipLSTM, set_forget_bias
 from heartnet.weeks import CHANNELS
 
-Readout = Literal["mean", "last", "midpoint", "both_ends", "statistics"]
+Readout = Literal["mean", "last", "midpoint", "both_ends"]
 Clock = Literal["none", "elapsed"]
 Activation = Literal["relu", "leaky_relu", "gelu"]
 MetadataMode = Literal["none", "lstm_state"]
 _DT = CHANNELS.index("dt")
-_LEAST_SPREAD = 1e-3
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU}
 
 
@@ -49,10 +48,7 @@ class DeepHeart(nn.Module):
         activation: after each convolution. The seeds' ReLU died; their cure, leaky ReLU, is the default.
         readout: how step-wise logits become one score: `mean` over valid steps (the first architecture of the seeds),
             the `last` valid step, the `midpoint`, or `both_ends`: the logit from each direction's own last step, which
-            is what Keras returns from a bidirectional LSTM without sequences; or `statistics`, the logit of the mean
-            and the standard deviation over valid steps of what LSTM and convolutions say (statistics pooling: Snyder
-            et al., "X-vectors", ICASSP 2018), which can tell how widely something spreads over a week, where all others
-            would have to compute squares in the LSTM.
+            is what Keras returns from a bidirectional LSTM without sequences.
         clock: `elapsed` shows the convolutions, beside each reading, how far the day has turned since the week's first
             reading (`heartnet.model.clock`), which they could otherwise only know by adding up a week of dt. It is not
             the local time: at which hour a week begins, and who travels, stays hidden. `none` as published.
@@ -130,9 +126,7 @@ class DeepHeart(nn.Module):
         self.metadata_state = (
             nn.Linear(metadata_size, lstm_layers * 2 * 2 * lstm_units) if metadata == "lstm_state" else None
         )
-        # Statistics are two numbers each of what the LSTM and the convolutions say.
-        seen = 2 * (2 * lstm_units + conv_units) if readout == "statistics" else 2 * lstm_units
-        self.head = nn.Conv1d(seen, outputs, 1)
+        self.head = nn.Conv1d(2 * lstm_units, outputs, 1)
 
     def forward(
         self,
@@ -140,24 +134,16 @@ class DeepHeart(nn.Module):
         lengths: Int[Tensor, " batch"],
         metadata: Float[Tensor, "batch field"] | None = None,
     ) -> Logits:
-        """Return logits at every step (one for `stride` readings; 0 where padded) and after the readout.
-
-        The logit of a step is what the readout would make of a week that holds nothing else.
-        """
+        """Return logits at every step (one for `stride` readings; 0 where padded) and after the readout."""
         hidden = inputs.transpose(1, 2)
         if self.clock == "elapsed":
             hidden = torch.cat([hidden, day_angles(inputs[:, :, _DT], lengths, self.dt_scale)], dim=1)
         hidden, lengths = self._convolve(hidden, lengths)
         features = self.lstm(hidden.permute(2, 0, 1), lengths, self._first_state(metadata))
         features = self.dropout(features).permute(1, 2, 0)
-        mask = step_mask(lengths, features.shape[2], features.dtype)[:, None]
-        if self.readout == "statistics":
-            features = torch.cat([features, hidden], dim=1)
-            alone = torch.cat([features, torch.full_like(features, _LEAST_SPREAD)], dim=1)
-            steps = self.head(alone) * mask
-        else:
-            steps = self.head(features) * mask
-        return Logits(steps.transpose(1, 2), self._read(steps, features, mask, lengths))
+        mask = step_mask(lengths, features.shape[2], features.dtype)
+        steps = self.head(features) * mask[:, None]
+        return Logits(steps.transpose(1, 2), self._read(steps, features, lengths))
 
     def _convolve(
         self, hidden: Float[Tensor, "batch channel time"], lengths: Int[Tensor, " batch"]
@@ -189,7 +175,6 @@ class DeepHeart(nn.Module):
         self,
         steps: Float[Tensor, "batch output step"],
         features: Float[Tensor, "batch feature step"],
-        mask: Float[Tensor, "batch 1 step"],
         lengths: Int[Tensor, " batch"],
     ) -> Float[Tensor, "batch output"]:
         if self.readout == "mean":
@@ -198,14 +183,9 @@ class DeepHeart(nn.Module):
             units = self.lstm.hidden_size
             ahead = _at(features[:, :units], lengths - 1)
             ends = torch.cat([ahead, features[:, units:, 0]], dim=1)
-            return self._logit(ends)
-        if self.readout == "statistics":
-            return self._logit(mean_and_spread(features, mask, lengths))
+            score: Tensor = self.head(ends[:, :, None])
+            return score[:, :, 0]
         return _at(steps, lengths - 1 if self.readout == "last" else lengths // 2)
-
-    def _logit(self, features: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch output"]:
-        score: Tensor = self.head(features[:, :, None])
-        return score[:, :, 0]
 
     def set_clock(self, mean: float, std: float) -> None:
         """Say how dt was scaled, to `(log(1 + seconds) - mean) / std`; does nothing without a clock."""
@@ -222,17 +202,6 @@ class DeepHeart(nn.Module):
 def step_mask(lengths: Int[Tensor, " batch"], steps: int, dtype: torch.dtype) -> Float[Tensor, "batch step"]:
     """Return 1 for valid steps and 0 for padding, as `dtype`."""
     return (torch.arange(steps, device=lengths.device) < lengths[:, None]).to(dtype)
-
-
-def mean_and_spread(
-    values: Float[Tensor, "batch unit step"], mask: Float[Tensor, "batch 1 step"], lengths: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch statistic"]:
-    """Return each unit's mean over valid steps, then each unit's standard deviation (divided by n)."""
-    count = lengths[:, None].to(values.dtype)
-    mean = (values * mask).sum(dim=2) / count
-    variance = (((values - mean[:, :, None]) * mask) ** 2).sum(dim=2) / count
-    # The root has no slope at 0, where a unit says the same at each step.
-    return torch.cat([mean, variance.clamp(min=_LEAST_SPREAD**2).sqrt()], dim=1)
 
 
 def _at(values: Float[Tensor, "batch unit step"], step: Int[Tensor, " batch"]) -> Float[Tensor, "batch unit"]:

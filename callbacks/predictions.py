@@ -11,12 +11,12 @@ import torch
 
 from heartnet.datamodule import WeeksDataModule
 from heartnet.diagnostics.isolate import rng_untouched
-from heartnet.diagnostics.predicted import Predicted, rows_of, rows_of_weeks
 from heartnet.diagnostics.score_quality import Agreement, Quality, agreement, quality
 from heartnet.diagnostics.score_verdicts import CHECK, agreement_finding, quality_findings
 from heartnet.errors import HeartnetError
 from heartnet.figure_curves import agreement_figure, quality_figure
 from heartnet.findings import Finding, publish, run_folder
+from heartnet.predicted import Predicted, rows_of, rows_of_weeks
 from heartnet.prediction_file import PredictionFile
 from heartnet.predictions import FILES, scored_weeks
 from heartnet.synthetic import TARGETS
@@ -71,7 +71,7 @@ class Predictions(lightning.Callback):
         every_n_epochs: look at the validation after each n-th epoch; it is written after each.
         draws: resamples for an interval; fewer of more than 200,000 weeks.
         read: called with the module and a batch, returns what is predicted of it, as
-            `heartnet.diagnostics.predicted.Predicted`.
+            `heartnet.predicted.Predicted`.
 
     Raises:
         HeartnetError: an argument that cannot work.

@@ -22,11 +22,11 @@ from torch.utils.data import DataLoader
 
 from callbacks.predictions import Predictions
 from heartnet.datamodule import WeeksDataModule
-from heartnet.diagnostics.predicted import Predicted
 from heartnet.errors import HeartnetError
 from heartnet.findings import FILE, Finding, latest, read_jsonl
 from heartnet.model import DeepHeart
 from heartnet.module import HeartnetModule
+from heartnet.predicted import Predicted
 from heartnet.predictions import COLUMNS
 from heartnet.tasks import Synthetic
 

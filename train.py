@@ -107,8 +107,8 @@ def train(config: DictConfig, folder: Path) -> int:
         HeartnetError: the configuration or the data cannot work.
     """
     from heartnet import terminal
-    from heartnet.diagnostics.pooled import pooled_findings
     from heartnet.findings import FILE, append_jsonl
+    from heartnet.pooled import pooled_findings
     from heartnet.predictions import read_predictions
 
     values: Any = OmegaConf.to_container(config, resolve=True)
@@ -241,8 +241,9 @@ def fit_and_test(
         for old in folder.glob("predictions*.parquet"):  # of a run in this folder before, perhaps on other data
             old.unlink(missing_ok=True)
         trainer.test(module, datamodule=data, verbose=False)
-        frame = predictions_frame(data, module.test_rows, module.test_scores, NETWORK)
-        frame.write_parquet(folder / "predictions.parquet")
+        if not (folder / "predictions.parquet").is_file():  # else the callback wrote it, with more columns
+            frame = predictions_frame(data, module.test_rows, module.test_scores, NETWORK)
+            frame.write_parquet(folder / "predictions.parquet")
         if (best := ceiling_predictions(data, data.rows["test"])) is not None:
             best.write_parquet(folder / "predictions_ceiling.parquet")
     return True

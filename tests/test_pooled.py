@@ -7,8 +7,8 @@ import polars as pl
 from faults import weeks
 
 from heartnet.datamodule import WeeksDataModule
-from heartnet.diagnostics.pooled import pooled_findings
 from heartnet.findings import Finding, of_all_parts
+from heartnet.pooled import pooled_findings
 from heartnet.predictions import NETWORK
 from heartnet.tasks import Conditions
 

@@ -90,7 +90,7 @@ def draw(sweep: Path, picture: Path) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{each:.0f}" for each in ticks])
     axes.set_xlabel("people with labels, of those to train on")
-    axes.set_ylabel("AUROC, mean of conditions")
+    axes.set_ylabel("AUROC of people not trained on")
     axes.grid(alpha=0.3)
     axes.legend(title="pretrained on", fontsize=8, title_fontsize=8)
     kind = "SIMULATED weeks" if runs["simulated"].all() else "Recordings"

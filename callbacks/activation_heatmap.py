@@ -111,6 +111,8 @@ class ActivationHeatmap(lightning.Callback):
                 raise HeartnetError(f"callbacks.activation_heatmap.{name}={value}: must be at least 1")
         if len(lags) == 0:
             raise HeartnetError("callbacks.activation_heatmap.lags=[]: must name at least one; [0] for none")
+        if layers is not None and len(layers) == 0:
+            raise HeartnetError("callbacks.activation_heatmap.layers=[]: must name at least one; null for all")
         if isinstance(layers, str):
             layers = [layers]
         self.layers = None if layers is None else tuple(layers)

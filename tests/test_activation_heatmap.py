@@ -333,7 +333,7 @@ def test_an_adapter_of_one_line(tmp_path: Path) -> None:
 
 
 def test_options_that_cannot_work_are_told_before_training(tmp_path: Path, cohort: SimulatedData) -> None:
-    for options in ({"weeks": 0}, {"every_n_epochs": 0}, {"drawn": 0}, {"shifts": 0}, {"lags": ()}):
+    for options in ({"weeks": 0}, {"every_n_epochs": 0}, {"drawn": 0}, {"shifts": 0}, {"lags": ()}, {"layers": ()}):
         with pytest.raises(HeartnetError, match=f"callbacks.activation_heatmap.{next(iter(options))}="):
             ActivationHeatmap(**options)  # type: ignore[arg-type]
     with pytest.raises(HeartnetError, match=r"layers=\['convolution.0'\].*Did you mean|layers=.*convolutions.0"):

@@ -258,6 +258,22 @@ def test_samples_that_a_step_sorts_or_mixes_up_on_purpose(change: str, told: boo
     assert [each.where for each in mixed(found)] == (["second/mixing"] if change == "shuffled" else [])
 
 
+def test_a_wrong_shape_that_leaves_the_first_sample_its_own_first_step() -> None:
+    class Wrong(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def training_step(self, batch: Tensor) -> Tensor:
+            out = self.first(batch)
+            out = out.transpose(0, 1).reshape(out.shape)
+            answer: Tensor = self.second(out[:, 0])
+            return answer.square().mean()
+
+    found = mixing(Replay(Wrong()), torch.randn(2, 10, 4))
+    assert [each.where for each in mixed(found)] == ["second/mixing"]
+
+
 def test_what_cannot_be_told_of_mixing() -> None:
     assert mixing(Replay(Step()), torch.randn(1, 4)) is None
 

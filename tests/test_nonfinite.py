@@ -125,6 +125,38 @@ def test_the_loss() -> None:
     assert place == Place("", "loss", "loss", 1, 1, None, "head")
 
 
+class Own(nn.Module):
+    """Holds its weights itself, and takes nested batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+
+    def training_step(self, given: Any) -> Tensor:
+        (x, _), y = given
+        loss: Tensor = ((x * self.weight).sum(dim=1) - y).square().mean()
+        return loss
+
+
+def test_a_loss_that_no_module_was_before() -> None:
+    def given() -> Any:
+        return (torch.ones(4, 2), torch.arange(4)), torch.ones(4)
+
+    assert locate(Replay(Own()), given()) is None
+    (x, lengths), y = given()
+    x[2, 1] = torch.nan
+    place = locate(Replay(Own()), ((x, lengths), y))
+    assert place == Place("", "loss", "loss", 1, 8, (2,), "", "batch[0][0]")
+    y[3] = torch.inf
+    place = locate(Replay(Own()), (given()[0], y))
+    assert place == Place("", "loss", "loss", 1, 4, (3,), "", "batch[1]", "infinite values")
+    broken = Own()
+    broken.weight.data[0] = torch.nan
+    place = locate(Replay(broken), given())
+    assert place is not None
+    assert (place.module, place.what, place.tensor) == ("the module", "parameter", "weight")
+
+
 class Explode(torch.autograd.Function):
     """The identity, whose gradient is infinite for one sample."""
 

@@ -59,7 +59,7 @@ def locate(replay: Replay, batch: Any, index: int = 0, streams: Streams | None =
     if trace.forward is not None:
         return replace(trace.forward, source=_source(trace.forward, batch))
     if loss is not None and not _finite(loss):
-        return trace.place("", "loss", "loss", loss)
+        return _of_loss(trace, replay.twin, trace.place("", "loss", "loss", loss), batch)
     return trace.backward
 
 
@@ -69,12 +69,31 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
 
 
 def _source(place: Place, batch: Any) -> str:
-    named = batch.items() if isinstance(batch, Mapping) else enumerate(batch if isinstance(batch, tuple | list) else ())
-    for name, values in named:
-        floats = isinstance(values, Tensor) and values.is_floating_point() and place.what == "input"
-        if floats and int((~values.isfinite()).sum()) == place.count:
-            return f"batch[{name!r}]"
-    return ""
+    """Return the tensor of the batch that has as many values that are not finite as an input."""
+    if place.what != "input":
+        return ""
+    return next((name for name, values in _spoilt(batch) if int((~values.isfinite()).sum()) == place.count), "")
+
+
+def _of_loss(trace: _Trace, network: nn.Module, loss: Place, batch: Any) -> Place:
+    """Return where a loss that is not finite comes from that all modules were finite before, if it can be told."""
+    for name, weight in network.named_parameters(recurse=False):
+        if not _finite(weight):
+            return trace.place("the module", "parameter", name, weight)
+    for name, values in _spoilt(batch):
+        return replace(trace.place("", "loss", "loss", values), source=name)
+    return loss
+
+
+def _spoilt(batch: Any, name: str = "batch") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a batch that hold NaN or infinity, and how to reach them."""
+    if isinstance(batch, Tensor):
+        if batch.is_floating_point() and not _finite(batch):
+            yield name, batch
+        return
+    parts = batch.items() if isinstance(batch, Mapping) else enumerate(batch if isinstance(batch, tuple | list) else ())
+    for key, each in parts:
+        yield from _spoilt(each, f"{name}[{key!r}]")
 
 
 class _Trace:
@@ -100,7 +119,9 @@ class _Trace:
 
     def place(self, module: str, what: What, tensor: str, values: Tensor, axis: int = 0) -> Place:
         wrong = ~values.detach().isfinite()
-        owned = what in ("parameter", "buffer", "loss") or tensor.startswith("parameter")
+        owned = (
+            what in ("parameter", "buffer") or (what == "loss" and wrong.dim() == 0) or tensor.startswith("parameter")
+        )
         rows = None if owned else self._rows(wrong, axis)
         count, missing = int(wrong.sum()), int(values.detach().isnan().sum())
         kinds = "NaN" if missing == count else "infinite values" if missing == 0 else "NaN and infinite values"

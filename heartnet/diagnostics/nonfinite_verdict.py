@@ -32,7 +32,7 @@ def not_finite(place: Place | None, health: Health, *, step: int, why: str, rows
         f"{place.kinds} in {what}, in step {step}: {place.count:,} of {place.size:,} values{samples}. {why}. "
         f"{_before(health)}. {cure}"
     )
-    unit = OF_THE_BATCH if place.what == "input" and place.source else "values"
+    unit = OF_THE_BATCH if place.source else "values"
     return finding("fail", f"{place.module or place.what}/finite", message, place.count, 0, unit)
 
 
@@ -58,6 +58,12 @@ def _words(place: Place) -> tuple[str, str, str]:
         return (
             f"the output of {place.module}", "Its input and its weights are finite: they arise in this module",
             "Look in it for a division by 0, a logarithm or a root of 0; if values grew, lower the learning rate",
+        )  # fmt: skip
+    if place.what == "loss" and place.source:
+        return (
+            "the loss", f"All modules put out finite values, and {place.source} is not finite: unless the step leaves "
+            "that out, it is why",
+            "Fill gaps where the data are read, leave these samples out, or take them out of the loss with a mask",
         )  # fmt: skip
     if place.what == "loss":
         return (

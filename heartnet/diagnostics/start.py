@@ -70,18 +70,22 @@ def mixing(replay: Replay, batch: Any) -> Mixing | None:
     with evaluating(replay.twin):
         before = [each._version for each in replay.twin.parameters()]
         both, layers = _outputs(replay, rows_of(batch, [0, 1]), streams)
-        if before != [each._version for each in replay.twin.parameters()]:
+        if both is None or before != [each._version for each in replay.twin.parameters()]:
             return None
-        alone, same_layers = _outputs(replay, rows_of(batch, [0, 0]), streams)
-    if both is None or alone is None or both.shape != alone.shape:
-        return None
-    size = float(torch.cat([both, alone]).abs().max())
-    row = _place_of_first(layers, same_layers)
-    value = float((both[row] - alone[row]).abs().max()) / size if size > 0 else 0.0
-    if value > 0 and _at_random(replay, batch, both, alone):
-        return None
-    moved = (name for name in layers if name in same_layers and not _alike(layers[name][row], same_layers[name][row]))
-    return Mixing(value, next(moved, ""))
+        found = [Mixing(0.0, "")]
+        for sample in (0, 1):  # with a wrong shape, the first sample may keep what is read of it
+            alone, same_layers = _outputs(replay, rows_of(batch, [sample, sample]), streams)
+            if alone is None or both.shape != alone.shape:
+                return None
+            row = _place_of(sample, layers, same_layers)
+            size = float(torch.cat([both, alone]).abs().max())
+            value = float((both[row] - alone[row]).abs().max()) / size if size > 0 else 0.0
+            if value > 0 and _at_random(replay, batch, both, alone, sample):
+                return None
+            seen = (name for name in layers if name in same_layers)
+            moved = (name for name in seen if not _alike(layers[name][row], same_layers[name][row]))
+            found.append(Mixing(value, next(moved, "")))
+    return max(found, key=lambda each: each.value)
 
 
 def scales(replay: Replay, batch: Any, seed: int = 0) -> list[Scale]:
@@ -154,23 +158,23 @@ def _outputs(
     return torch.cat(fits, dim=1).float(), layers
 
 
-def _place_of_first(layers: dict[str, Tensor], alone: dict[str, Tensor]) -> int:
-    """Return where the first sample stands: the step may sort samples before it hands them to the first layer."""
+def _place_of(sample: int, layers: dict[str, Tensor], alone: dict[str, Tensor]) -> int:
+    """Return where a sample stands: the step may sort samples before it hands them to the first layer."""
     name = next((name for name in layers if name in alone), None)
-    if name is None or _alike(layers[name][0], alone[name][0]):
-        return 0
-    return int(_alike(layers[name][-1], alone[name][0]))
+    if name is None or _alike(layers[name][sample], alone[name][sample]):
+        return sample
+    return 1 - sample if _alike(layers[name][1 - sample], alone[name][sample]) else sample
 
 
-def _at_random(replay: Replay, batch: Any, both: Tensor, alone: Tensor) -> bool:
+def _at_random(replay: Replay, batch: Any, both: Tensor, alone: Tensor, sample: int) -> bool:
     """Return whether other random numbers change the logits of different samples, and not those of copies of one."""
-    with rng_untouched(), evaluating(replay.twin):
+    with rng_untouched():
         torch.rand(1)
         np.random.rand()
         random.random()
         other = Streams.now()
-        again, _ = _outputs(replay, rows_of(batch, [0, 1]), other)
-        same, _ = _outputs(replay, rows_of(batch, [0, 0]), other)
+    again, _ = _outputs(replay, rows_of(batch, [0, 1]), other)
+    same, _ = _outputs(replay, rows_of(batch, [sample, sample]), other)
     return again is not None and same is not None and not _alike(both, again) and _alike(alone, same)
 
 

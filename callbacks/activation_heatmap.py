@@ -112,7 +112,7 @@ class ActivationHeatmap(lightning.Callback):
         if len(lags) == 0:
             raise HeartnetError("callbacks.activation_heatmap.lags=[]: must name at least one; [0] for none")
         if layers is not None and len(layers) == 0:
-            raise HeartnetError("callbacks.activation_heatmap.layers=[]: must name at least one; null for all")
+            raise HeartnetError("callbacks.activation_heatmap.layers=[]: must name at least one, or be null")
         if isinstance(layers, str):
             layers = [layers]
         self.layers = None if layers is None else tuple(layers)

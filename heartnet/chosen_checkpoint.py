@@ -10,9 +10,9 @@ from typing import Any, get_args
 import yaml
 
 from heartnet.conditions import in_order
-from heartnet.datamodule import VIEWS, View
 from heartnet.errors import HeartnetError
 from heartnet.module import HeartnetModule, load_checkpoint
+from heartnet.network_inputs import VIEWS, View
 from heartnet.synthetic import check_targets
 
 
@@ -23,7 +23,7 @@ class Chosen:
     Attributes:
         path: the file.
         module: in evaluation mode, on the CPU.
-        view: what a step of its inputs is (`heartnet.datamodule.VIEWS`).
+        view: what a step of its inputs is (`heartnet.network_inputs.VIEWS`).
         mask_channel: whether its last channel is 1 where heart rate is missing.
         epochs: that are behind it.
         configuration: the run's `config.yaml`; empty if it is not there.

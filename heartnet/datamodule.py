@@ -19,18 +19,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from heartnet.account import Account
 from heartnet.errors import HeartnetError, did_you_mean
-from heartnet.hourly import HOURLY, HOURS, hourly_features
+from heartnet.hourly import HOURS
+from heartnet.network_inputs import VIEWS, View, padded, seen_of
 from heartnet.scaling import METADATA, Scaling, fit_scaling
 from heartnet.simulate import simulate
 from heartnet.splits import labelled_weeks, split_weeks
 from heartnet.store import open_store, read_manifest
 from heartnet.tasks import Task
-from heartnet.weeks import CHANNELS, Weeks
+from heartnet.weeks import Weeks
 
 SplitBy = Literal["user", "week"]
-View = Literal["readings", "hourly"]
-VIEWS: dict[str, tuple[str, ...]] = {"readings": CHANNELS, "hourly": HOURLY}
-"""What a step of the inputs is, and its channels: a reading, or an hour of the week (`heartnet.hourly`)."""
 
 
 class WeeksDataModule(pl.LightningDataModule):
@@ -181,7 +179,7 @@ class WeeksDataModule(pl.LightningDataModule):
     def seen(self, row: int, weeks: Weeks | None = None) -> npt.NDArray[np.float32]:
         """Return what the network is to see of a week, `[time, channel]`, in natural units, NaN where missing."""
         weeks = self.weeks if weeks is None else weeks
-        return weeks.week(row) if self.view == "readings" else hourly_features(weeks, np.array([row]))[0]
+        return seen_of(weeks, row, self.view)
 
     def batch(self, rows: npt.NDArray[np.int64]) -> dict[str, Tensor]:
         """Return one batch of the given weeks, padded to the longest of them."""
@@ -194,14 +192,7 @@ class WeeksDataModule(pl.LightningDataModule):
 
     def inputs(self, seen: Sequence[npt.NDArray[np.float32]]) -> dict[str, Tensor]:
         """Return `inputs` and `lengths` of what `seen` returned of some weeks, padded to the longest of them."""
-        lengths = np.array([len(week) for week in seen], dtype=np.int64)
-        inputs = np.zeros((len(seen), int(lengths.max()), self.channels), dtype=np.float32)
-        heart_rate = self.scaling.channels.index("heart_rate" if self.view == "readings" else "mean")
-        for i, week in enumerate(seen):
-            inputs[i, : len(week), : week.shape[1]] = self.scaling.apply(week)
-            if self.mask_channel:
-                inputs[i, : len(week), -1] = np.isnan(week[:, heart_rate])
-        return {"inputs": torch.from_numpy(inputs), "lengths": torch.from_numpy(lengths)}
+        return padded(seen, self.scaling, self.view, mask_channel=self.mask_channel)
 
 
 class BatchOptions(TypedDict, total=False):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from heartnet.datamodule import View
-from heartnet.hourly import hourly_features
+from heartnet.hourly import HOURLY, hourly_features
 from heartnet.scaling import Scaling
-from heartnet.weeks import Weeks
+from heartnet.weeks import CHANNELS, Weeks
+
+View = Literal["readings", "hourly"]
+VIEWS: dict[str, tuple[str, ...]] = {"readings": CHANNELS, "hourly": HOURLY}
+"""What a step of the inputs is, and its channels: a reading, or an hour of the week (`heartnet.hourly`)."""
 
 
 def seen_of(weeks: Weeks, row: int, view: View) -> npt.NDArray[np.float32]:

@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 import train
 from heartnet.arguments import argument_hints, check_arguments, check_value
 from heartnet.configuration import CONF, NODES, check, options_of
-from heartnet.datamodule import VIEWS
 from heartnet.errors import HeartnetError
+from heartnet.network_inputs import VIEWS
 
 EXPERIMENTS = options_of("experiment")
 CALLBACKS = [name for name in options_of("callbacks") if name != "all"]

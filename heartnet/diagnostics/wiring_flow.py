@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from heartnet.diagnostics.layers import plain_name
+from heartnet.diagnostics.replay import tensors_in
 from heartnet.diagnostics.wiring import Bench
 from heartnet.diagnostics.wiring_calls import Call
 
@@ -56,6 +58,8 @@ def flow(bench: Bench, *, heartnet: bool = False) -> Flow:
     if table.shape[1] > MOST_OUTPUTS:
         return Flow(reason=f"{table.shape[1]} outputs are too many to follow one by one")
     weighed = _weighed(calls[0], loss, table.shape[1]) if len(calls) == 1 else []
+    if not heartnet:
+        weighed = [None if each is False and _unknown(batch, calls[0], i) else each for i, each in enumerate(weighed)]
     names, weights = _weights(bench)
     touched = torch.zeros(len(weights), dtype=torch.bool)
     reaches = []
@@ -98,6 +102,22 @@ def _weighed(call: Call, loss: Tensor | None, outputs: int) -> list[bool | None]
         return [_any(grad, call.target == i) for i in range(outputs)]
     values = grad if grad.dim() > 1 else grad[:, None]
     return [bool(values[:, i].abs().max() > 0) for i in range(outputs)]
+
+
+def _unknown(batch: Any, call: Call, output: int) -> bool:
+    """Return whether the labels of an output may be missing in all samples: NaN, negative, or masked by zeros."""
+    if call.name in _CLASSES or call.target.shape != call.input.shape:
+        return False
+    labels = call.target if call.target.dim() == 1 else call.target[:, output]
+    zeros = 0
+    for each in tensors_in(batch):
+        column = each if each.dim() == 1 else each[:, output] if each.shape == call.input.shape else None
+        if column is None or len(column) != len(labels):
+            continue
+        if bool((column.isnan() | (column < 0)).all()):
+            return True
+        zeros += bool((column == 0).all())
+    return zeros > bool((labels == 0).all())  # the labels may be zeros themselves
 
 
 def _any(grad: Float[Tensor, "sample output"], rows: Bool[Tensor, " sample"]) -> bool | None:

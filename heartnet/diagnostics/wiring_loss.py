@@ -114,7 +114,7 @@ def start_loss(bench: Bench, rates: Sequence[float] | None = None, kind: str = "
         if (
             call.name == "binary_cross_entropy_with_logits"
             and logits.shape == targets.shape
-            and not call.options.get("pos_weight")
+            and call.options.get("pos_weight") is None
         ):
             known = ~np.isnan(targets)
             found = float(_binary(logits, np.nan_to_num(targets))[known].mean())

@@ -37,12 +37,14 @@ class About:
         linear: by target, the share of variance of its logits that is linear in the means of a week's inputs.
         settings: how it was made, by Hydra override; empty for a module from elsewhere, which gets no overrides.
         step: optimiser steps taken.
+        pooled: the predictions are of all folds of a cross-validation, which tests everybody already.
     """
 
     sees_metadata: bool | None = None
     linear: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
     step: int = 0
+    pooled: bool = False
 
 
 def condition_findings(comparisons: Sequence[Comparison], about: About, margin: float = 0.02) -> list[Finding]:
@@ -98,10 +100,11 @@ def _verdict(it: Comparison, about: About, margin: float, *, lost: bool, all_los
     constant = it.spread is not None and it.spread < CONSTANT
     if _too_few(it):
         known = "" if math.isnan(it.network.value) else f" (AUROC {it.network.value:.3f})"
+        more = "Add" if about.pooled else "Raise data.test_share, cross-validate by person, or add"
         message = (
             f"The test has {it.having} {it.people} with it and {it.without} without: fewer than {FEWEST} of each are "
-            f"too few to tell whether the network{known} is any better than {_listed(it)}. Raise data.test_share, "
-            f"cross-validate by person, or add {it.people}.{' ' + _hardly(it) if constant else ''}"
+            f"too few to tell whether the network{known} is any better than {_listed(it)}. {more} {it.people}."
+            f"{' ' + _hardly(it) if constant else ''}"
         )
         return _finding(it, about, "warn", message)
     if lost:

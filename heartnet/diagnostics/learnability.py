@@ -61,7 +61,7 @@ def _verdict(it: Comparison, about: About, unit: str, guess: tuple[float, float]
             f" Worse than the linear regression on {below[0]} features (95 %: {it.differences[below[0]].low:+.0%} to "
             f"{it.differences[below[0]].high:+.0%} of variance): the design cannot express it, or has not learned it."
         )
-    if status == "fail" and share.low <= 0 and all(each.low <= 0 for each in it.baselines.values()):
+    if status == "fail" and share.low <= 0 and not below and all(each.value <= 0 for each in it.baselines.values()):
         message += " No baseline tells it either: do the targets belong to these weeks?"
     elif status != "pass":
         message += (

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from heartnet.datamodule import WeeksDataModule
-from heartnet.diagnostics.adapt import guess_probe
+from heartnet.diagnostics.adapt import guess_probe, own_probe
 from heartnet.diagnostics.fixed import first_loader
 from heartnet.diagnostics.isolate import rng_untouched
 from heartnet.diagnostics.probe import Probe
@@ -221,11 +221,8 @@ def _refused(what: str) -> HeartnetError:
 
 
 def _probe_of(module: lightning.LightningModule, batch: Any) -> Probe:
-    own = getattr(module, "probe", None)
-    if callable(own):
-        probe: Probe = own(batch)
-        return probe
-    return guess_probe(module, batch, outputs=("features",))
+    own = own_probe(module)
+    return guess_probe(module, batch, outputs=("features",)) if own is None else own(batch)
 
 
 def _log(trainer: lightning.Trainer, look: Look) -> None:

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from torch import nn
 
 from heartnet.datamodule import WeeksDataModule
+from heartnet.diagnostics.adapt import own_probe
 from heartnet.diagnostics.fixed import leaves
 from heartnet.diagnostics.wiring import ProbeOf, Subject, said
 from heartnet.diagnostics.wiring_checks import Facts, check_wiring
@@ -182,7 +183,7 @@ class Wiring(lightning.Callback):
 
 
 def _probe_of(module: Any) -> ProbeOf | None:
-    return (lambda twin, batch: twin.probe(batch)) if callable(getattr(module, "probe", None)) else None
+    return (lambda twin, batch: twin.probe(batch)) if own_probe(module) is not None else None
 
 
 def _facts(module: Any, *, initial: bool = True) -> Facts:

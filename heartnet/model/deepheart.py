@@ -51,7 +51,8 @@ class DeepHeart(nn.Module):
             is what Keras returns from a bidirectional LSTM without sequences.
         clock: `elapsed` shows the convolutions, beside each reading, how far the day has turned since the week's first
             reading (`heartnet.model.clock`), which they could otherwise only know by adding up a week of dt. It is not
-            the local time: at which hour a week begins, and who travels, stays hidden. `none` as published.
+            the local time: at which hour a week begins, and who travels, stays hidden. Augmentation of dt (`level`,
+            `gain`) moves it too. `none` as published.
         forget_bias: see `heartnet.model.lstm.set_forget_bias`.
         metadata: `lstm_state` sets the LSTMs' first states from the metadata (the seeds' design); `none` leaves it out.
         longest: readings that `forget_bias="chrono"` should bridge.

@@ -136,8 +136,8 @@ def train(config: DictConfig, folder: Path) -> int:
         terminal.print_line("Nothing was trained, so nothing is tested.")
     elif config.test:
         terminal.print_scores(folder, data)
-        if config.cross_validate:
-            append_jsonl(pooled_findings(read_predictions(folder), data, trainer.global_step), folder / FILE)
+        if config.cross_validate and (pooled := pooled_findings(read_predictions(folder), data, trainer.global_step)):
+            append_jsonl(pooled, folder / FILE)
     worst = terminal.print_findings(folder)
     shown = shlex.quote(short(folder))
     page = end(folder, "finished")

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytorch_lightning as lightning
-import torch
 
-from heartnet.datamodule import WeeksDataModule
-from heartnet.diagnostics.isolate import rng_untouched
 from heartnet.diagnostics.score_quality import Agreement, Quality, agreement, quality
 from heartnet.diagnostics.score_verdicts import CHECK, agreement_finding, quality_findings
 from heartnet.errors import HeartnetError
 from heartnet.figure_curves import agreement_figure, quality_figure
-from heartnet.findings import Finding, publish, run_folder
-from heartnet.predicted import Predicted, rows_of, rows_of_weeks
-from heartnet.prediction_file import PredictionFile
-from heartnet.predictions import FILES, scored_weeks
+from heartnet.findings import Finding
+from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, draw, log
+from heartnet.predictions import scored_weeks
 from heartnet.synthetic import TARGETS
-from heartnet.tasks import Kind
-
-Read = Callable[[Any, Any], Predicted]
-
-_HOW = (
-    "with heartnet's data module, let validation_step and test_step return {'scores': [batch, target]}; with other "
-    "data, say what is predicted: Predictions(read=lambda module, batch: Predicted(('risk',), batch['user'], "
-    "module(batch['x']).sigmoid(), batch['y']))"
-)
 
 
-class Predictions(lightning.Callback):
+class Predictions(OnPredictions):
     """Writes what is predicted of each week of the validation and test splits, and says how good that is.
 
     One row a week and target: whose week, its label, score and logit, age, sex, BMI, device, wear, and a summary of its
@@ -83,163 +69,45 @@ class Predictions(lightning.Callback):
         for split, words in (("val", "validation"), ("test", "test"))
     }
 
+    check = CHECK
+
     def __init__(self, every_n_epochs: int = 5, draws: int = 1000, read: Read | None = None) -> None:
-        if every_n_epochs < 1:
-            raise HeartnetError(f"callbacks.predictions.every_n_epochs={every_n_epochs}: must be at least 1")
+        super().__init__(every_n_epochs=every_n_epochs, read=read)
         if draws < 100:
             raise HeartnetError(f"callbacks.predictions.draws={draws}: must be at least 100, for an interval of 95 %")
-        self.every_n_epochs, self.draws, self.read = every_n_epochs, draws, read
-        self._file: PredictionFile | None = None
-        self._weeks = 0
-        self._targets: tuple[str, ...] = ()
-        self._kind: Kind = "conditions"
-        self._failed = ""
-        self._said = ""
-        self._waiting = False
+        self.draws = draws
 
-    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
-        self._begin(trainer, "val")
-
-    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
-        self._begin(trainer, "test")
-
-    def on_validation_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        self._take(trainer, pl_module, outputs, batch, "val")
-
-    def on_test_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        self._take(trainer, pl_module, outputs, batch, "test")
-
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._finish()
-        training = trainer.state.fn == "fit"
-        self._waiting = training and (trainer.current_epoch + 1) % self.every_n_epochs != 0
-        if not self._waiting and not trainer.sanity_checking:
-            self._look(trainer, pl_module, "val")
-
-    def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._finish()
-        self._look(trainer, pl_module, "test")
-
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if self._waiting:
-            self._waiting = False
-            self._look(trainer, pl_module, "val")
-
-    def on_exception(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
-        del trainer, pl_module
-        self._discard()
-
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        del trainer, pl_module, stage
-        self._discard()
-
-    def _begin(self, trainer: lightning.Trainer, split: str) -> None:
-        self._discard()
-        self._weeks, self._targets, self._failed = 0, (), ""
-        folder = run_folder(trainer)  # asks all ranks
-        if trainer.world_size > 1:
-            self._failed = "needs one device, for each process sees only its own weeks; set trainer.devices=1"
-        elif not trainer.sanity_checking and not getattr(trainer, "fast_dev_run", False):
-            self._file = PredictionFile(folder / FILES[split])
-
-    def _take(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, split: str
-    ) -> None:
-        if self._file is None or self._failed:
-            return
-        try:
-            if self.read is not None:
-                with rng_untouched(), torch.no_grad():
-                    found = self.read(module, batch)
-                rows, self._targets, self._kind = rows_of(found, self._weeks, split), tuple(found.targets), found.kind
-            elif (data := _data_of(trainer)) is not None:
-                rows, self._targets, self._kind = (
-                    rows_of_weeks(data, batch, outputs, split), data.targets, data.task.kind,
-                )  # fmt: skip
-            else:
-                raise HeartnetError("knows nothing of these data")
-            self._file.add(rows)
-            self._weeks += rows.height // len(self._targets)
-        except Exception as error:  # somebody else's module, or a full disk; the run goes on
-            self._fail(error)
-
-    def _finish(self) -> None:
-        if self._file is not None and self._weeks and not self._failed:
-            try:
-                self._file.finish()
-            except HeartnetError as error:
-                self._fail(error)
-        self._discard()
-
-    def _fail(self, error: Exception) -> None:
-        self._failed = str(error) if isinstance(error, HeartnetError) else f"{type(error).__name__}: {error}"
-        self._discard()
-
-    def _discard(self) -> None:
-        if self._file is not None:
-            self._file.discard()
-            self._file = None
-
-    def _look(self, trainer: lightning.Trainer, module: lightning.LightningModule, split: str) -> None:
-        folder = run_folder(trainer)
-        found: list[Finding] = []
-        if self._failed and self._failed != self._said:
-            self._said = self._failed
-            message = f"Predictions are not written: {self._failed}. They need scores: {_HOW}."
-            found = [Finding(CHECK, "warn", split, None, None, "", message, (), trainer.global_step)]
-        elif not self._failed and self._weeks and trainer.is_global_zero:
-            for target in self._targets:
-                found += self._judge(trainer, module, folder / FILES[split], split, target)
-        publish(found, trainer)
+    def look(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, predicted: PredictedSplit
+    ) -> list[Finding]:
+        return [row for target in predicted.targets for row in self._judge(trainer, pl_module, predicted, target)]
 
     def _judge(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, file: Path, split: str, target: str
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, predicted: PredictedSplit, target: str
     ) -> list[Finding]:
         """Measure, log and draw one target."""
-        data, step = (None if self.read is not None else _data_of(trainer)), trainer.global_step
-        weeks = scored_weeks(file, target)
+        split, step = predicted.split, trainer.global_step
+        weeks = scored_weeks(predicted.file, target)
         if not len(weeks["value"]):
             return []
-        by: Any = "week" if data is not None and data.split_by == "week" else "user"
-        simulated = data is not None and data.weeks.simulated
         arrays = (weeks["score"], weeks["value"], weeks["user"])
-        about: dict[str, Any] = {"simulated": simulated, "step": step}
-        if self._kind == "conditions":
-            it = quality(target, *arrays, by=by, draws=self.draws)
+        about: dict[str, Any] = {"simulated": predicted.simulated, "step": step}
+        tag = f"predictions/{split}/{target}"
+        if predicted.kind == "conditions":
+            it = quality(target, *arrays, by=predicted.by, draws=self.draws)
             self._log(trainer, split, it, target)
             if it.roc is not None:
-                _draw(trainer, f"predictions/{split}/{target}", quality_figure(it, split, **about))
+                draw(trainer, tag, quality_figure(it, split, **about))
             return quality_findings(it, split, settings=_settings(trainer, module), **about)
-        other = agreement(target, *arrays, by=by, draws=self.draws)
+        other = agreement(target, *arrays, by=predicted.by, draws=self.draws)
         self._log(trainer, split, other, target)
         unit = TARGETS[target].unit if target in TARGETS else ""
         if not other.diverged:
-            figure = agreement_figure(other, *arrays[:2], split, unit=unit, **about)
-            _draw(trainer, f"predictions/{split}/{target}", figure)
+            draw(trainer, tag, agreement_figure(other, *arrays[:2], split, unit=unit, **about))
         return [agreement_finding(other, split, unit=unit, **about)]
 
     def _log(self, trainer: lightning.Trainer, split: str, it: Quality | Agreement, target: str) -> None:
-        numbers = {
-            f"predictions/{split}/{name}/{target}": value for name, value in it.numbers().items() if value == value
-        }
-        for logger in trainer.loggers if numbers else ():
-            logger.log_metrics(numbers, step=trainer.global_step)
-
-
-def _data_of(trainer: lightning.Trainer) -> WeeksDataModule | None:
-    data = getattr(trainer, "datamodule", None)
-    return data if isinstance(data, WeeksDataModule) else None
-
-
-def _draw(trainer: lightning.Trainer, tag: str, figure: Any) -> None:
-    for logger in trainer.loggers:
-        add_figure = getattr(getattr(logger, "experiment", None), "add_figure", None)
-        if add_figure is not None:
-            add_figure(tag, figure, global_step=trainer.global_step, close=False)
+        log(trainer, {f"predictions/{split}/{name}/{target}": value for name, value in it.numbers().items()})
 
 
 def _settings(trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, object]:

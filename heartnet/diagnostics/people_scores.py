@@ -1,0 +1,207 @@
+"""One score a person from several weeks: how good is each way to make it, and which is chosen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from jaxtyping import Float
+
+from heartnet.diagnostics.calibration import offset, slope
+from heartnet.diagnostics.comparison import FEWEST
+from heartnet.people import FALLBACK, LEARNED, WAYS, Way, features, sigmoid
+from heartnet.resampling import Interval, Statistic, auroc, intervals, mean
+
+Floats = npt.NDArray[np.float64]
+
+FOLDS = 5
+"""Of the cross-fitting: each person is scored by coefficients that the others gave."""
+
+STRICT = 0.99
+"""Level of the interval of a difference that a choice rests on: several ways are compared with one."""
+
+_NONE = Interval(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class WayScore:
+    """How good the scores that a way makes of people are; intervals are from resampling people.
+
+    Attributes:
+        auroc: with its interval.
+        brier: mean of (score − label)².
+        slope: of the calibration; below 1 is overconfident (`heartnet.diagnostics.calibration.slope`).
+        offset: mean score less the share that has it.
+        worse: its Brier score less that of the fallback, on the same people, with an interval of level `STRICT`; below
+            0 it is better.
+    """
+
+    auroc: Interval
+    brier: Interval
+    slope: Interval
+    offset: Interval
+    worse: Interval
+
+
+@dataclass(frozen=True)
+class PeopleScores:
+    """What is known of a condition's scores of people.
+
+    Attributes:
+        target: the condition.
+        people: whose label is known and the same in all their weeks.
+        changing: people whose label changes between weeks; they are left out.
+        having, without: how many of `people` have it, and have it not.
+        several: how many of `people` have more than one week.
+        weeks: of `people`.
+        diverged: people among them with a score that is NaN or infinite; if any, nothing below is known.
+        week: AUROC of single weeks, each scored by itself.
+        ways: by name; `LEARNED` is cross-fitted where its coefficients were not given. Empty with one class only.
+        gain: AUROC of people, by the chosen way, less that of single weeks, on the same people.
+        chosen: the way.
+    """
+
+    target: str
+    people: int
+    changing: int = 0
+    having: int = 0
+    without: int = 0
+    several: int = 0
+    weeks: int = 0
+    diverged: int = 0
+    week: Interval = _NONE
+    ways: Mapping[str, WayScore] = field(default_factory=dict)
+    gain: Interval = _NONE
+    chosen: Way = field(default_factory=Way)
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few people to compare ways on."""
+        return min(self.having, self.without) < FEWEST
+
+    def numbers(self) -> dict[str, float]:
+        """Return the numbers by name, with `_low` and `_high`; NaN where there is none."""
+        found: dict[str, float] = {}
+        several = {"week_auroc": self.week, "gain": self.gain}
+        for way, it in self.ways.items():
+            several |= {f"{way}_auroc": it.auroc, f"{way}_brier": it.brier, f"{way}_slope": it.slope}
+        for name, each in several.items():
+            found |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}
+        return found
+
+
+def people_scores(
+    target: str,
+    table: pl.DataFrame,
+    score: Float[np.ndarray, " week"],
+    user: npt.NDArray[np.str_],
+    *,
+    chosen: Way | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> PeopleScores:
+    """Return how good the scores of people are, by each way, and the way that is chosen on them, or was before.
+
+    The fallback is chosen, unless another way has a Brier score whose interval of level `STRICT` lies below that of the
+    fallback; of several such the one with the lowest. The Brier score counts ranking and calibration alike, and a bare
+    lowest number would pick by luck. Choose on people of the validation, and never on those it is judged on.
+
+    Args:
+        target: the condition.
+        table: of `heartnet.people.person_table`, its rows of this target.
+        score: of single weeks.
+        user: whose each of these weeks is, as the table's `user_id`; weeks of others are left out.
+        chosen: the way chosen before; None chooses here, with `LEARNED` cross-fitted.
+        draws: resamples.
+        seed: of folds and draws.
+    """
+    known = table.filter(pl.col("value").is_not_null())
+    value = known["value"].to_numpy().astype(np.float64)
+    having = int((value == 1).sum())
+    bare = PeopleScores(
+        target, len(known), int(table["changes"].sum()), having, len(known) - having,
+        several=int((known["weeks"] > 1).sum()), weeks=int(known["weeks"].sum()), chosen=chosen or Way(),
+        diverged=int((~np.isfinite(known["mean"].to_numpy())).sum()),
+    )  # fmt: skip
+    if bare.diverged or 0 in (bare.having, bare.without):
+        return bare
+    scores = {name: Way(name).scores(known) for name in WAYS}
+    if chosen is not None and chosen.kind == LEARNED:
+        scores[LEARNED] = chosen.scores(known)
+    elif chosen is None and bare.several and not bare.few:
+        scores[LEARNED] = cross_fitted(features(known), value, seed)
+    ways = {name: _scored(each, scores[FALLBACK], value, draws, seed) for name, each in scores.items()}
+    if chosen is None:
+        chosen = _choice(ways, known, value) if bare.several and not bare.few else Way()
+    week, gain = _gain(scores[chosen.kind], value, known["user_id"].to_numpy(), score, user, draws, seed)
+    return PeopleScores(**(vars(bare) | {"ways": ways, "chosen": chosen, "week": week, "gain": gain}))
+
+
+def cross_fitted(seen: Float[np.ndarray, "person feature"], value: Floats, seed: int = 0) -> Floats:
+    """Return the score of each person by a regression on the others: in `FOLDS` folds, alike in their labels."""
+    from sklearn.model_selection import StratifiedKFold
+
+    found = np.empty(len(value))
+    for rest, fold in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(seen, value):
+        constant, *others = fitted(seen[rest], value[rest]).coefficients
+        found[fold] = sigmoid(constant + seen[fold] @ np.array(others))
+    return found
+
+
+def fitted(seen: Float[np.ndarray, "person feature"], value: Floats) -> Way:
+    """Return `LEARNED` with the coefficients of a logistic regression (scikit-learn's, its penalty on spreads of 1)."""
+    from sklearn.linear_model import LogisticRegression
+
+    centre, spread = seen.mean(axis=0), seen.std(axis=0)
+    spread = np.where(spread > 1e-9, spread, 1.0)
+    model = LogisticRegression(max_iter=1000).fit((seen - centre) / spread, value)
+    slopes = model.coef_[0] / spread
+    return Way(LEARNED, (float(model.intercept_[0] - slopes @ centre), *map(float, slopes)))
+
+
+def _scored(score: Floats, fallback: Floats, value: Floats, draws: int, seed: int) -> WayScore:
+    people = np.arange(len(value))
+    [ranked] = intervals(_row(auroc(score, value)), people, value, draws=draws, seed=seed)
+    inside = np.clip(score, 1e-7, 1 - 1e-7)
+    both = (
+        mean((score - value) ** 2), slope(np.log(inside / (1 - inside)), value), offset(score, value)
+    )  # fmt: skip
+    brier, tilt, off = intervals(
+        lambda weights: np.stack([each(weights) for each in both]), people, draws=draws, seed=seed
+    )
+    worse = mean((score - value) ** 2 - (fallback - value) ** 2)
+    [apart] = intervals(_row(worse), people, draws=draws, level=STRICT, seed=seed)
+    return WayScore(ranked, brier, tilt, off, apart)
+
+
+def _choice(ways: Mapping[str, WayScore], known: pl.DataFrame, value: Floats) -> Way:
+    better = [name for name, it in ways.items() if it.worse.high < 0]
+    best = min(better, key=lambda name: ways[name].brier.value, default=FALLBACK)
+    return fitted(features(known), value) if best == LEARNED else Way(best)
+
+
+def _gain(
+    person: Floats, value: Floats, names: npt.NDArray[np.str_], score: Floats, user: npt.NDArray[np.str_], draws: int,
+    seed: int,
+) -> tuple[Interval, Interval]:  # fmt: skip
+    """Return the AUROC of single weeks, and by how much that of people is higher, on the same people."""
+    order = np.argsort(names)
+    place = order[np.searchsorted(names, user, sorter=order).clip(max=len(names) - 1)]
+    inside = names[place] == user
+    place, score = place[inside], score[inside]
+    of_people, of_weeks = auroc(person, value), auroc(score, value[place])
+
+    def both(weights: Floats) -> Floats:
+        single = of_weeks(weights[place])
+        return np.stack([single, of_people(weights) - single])
+
+    week, gain = intervals(both, np.arange(len(names)), value, draws=draws, seed=seed)
+    return week, gain
+
+
+def _row(statistic: Statistic) -> Statistic:
+    return lambda weights: statistic(weights)[None]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import train
+from heartnet.diagnostics.heatmap import collect
+from heartnet.diagnostics.probe import Probe
 from heartnet.errors import HeartnetError
 from heartnet.findings import read_jsonl
 from heartnet.model import DeepHeart, TwoTimescale
@@ -199,6 +202,27 @@ def test_a_network_can_be_made_again_from_its_arguments() -> None:
     assert torch.equal(again(*batch).score, network(*batch).score)
 
 
+@pytest.mark.parametrize("pool", [1, 2, 3])
+def test_pictures_show_each_timescale_where_its_readings_stand(pool: int) -> None:
+    """What the last layer of a branch puts out over the week is what the last layer of the network is given."""
+    torch.manual_seed(0)
+    network = small(pool=pool, kernel_sizes=(4, 3)).float()
+    inputs, lengths = (each.float() if each.is_floating_point() else each for each in padded([week(70), week(31)]))
+    given: list[Tensor] = []
+    network.head.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    network(inputs, lengths)
+    probe = Probe(network, inputs, (lengths,), lengths, ("a", "b"), ("heart_rate", "steps", "dt"))
+    rows = {each.layer: each for each in collect(probe)}
+    units = 2 * network.arguments["lstm_units"]
+    for i, length in enumerate(lengths.tolist()):
+        for kind, name in enumerate(("dense", "sparse")):
+            seen = given[0][i, kind * units : (kind + 1) * units, :length]
+            np.testing.assert_allclose(rows[f"branches.{name}.lstm.0"].weeks[i], seen.detach(), rtol=1e-5, atol=1e-6)
+        assert rows["head"].weeks[i].shape == (2, length)
+        assert rows["branches.dense.convolutions.0"].weeks[i].shape == (4, length)
+    assert {name for name, each in rows.items() if not each.apart} == {"head"}
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -221,13 +245,14 @@ def test_trains_with_callbacks_and_loads_again(monkeypatch: pytest.MonkeyPatch, 
         *("model=two_timescale", "model.conv_units=4", "model.lstm_units=3", "model.lstm_layers=1", "model.pool=8"),
         *("data.users=16", "data.batch_size=8", "trainer.max_epochs=1", "trainer.enable_progress_bar=false"),
         *("+callbacks=[amnesia,activation_heatmap]", "callbacks.activation_heatmap.shifts=5"),
-        *("callbacks.activation_heatmap.weeks=2", "callbacks.activation_heatmap.layers=[head]"),
+        "callbacks.activation_heatmap.weeks=2",
         f"hydra.run.dir={tmp_path / 'run'}",
     ]
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
     assert train.main() == 0
     found = read_jsonl(tmp_path / "run/findings.jsonl")
     assert {each.where.partition("/")[2] for each in found if each.check == "amnesia"} >= {"midpoint", "last", "score"}
+    assert not [each for each in found if each.check in ("cadence", "activation_heatmap") and each.status != "pass"]
     module = HeartnetModule.from_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
     assert isinstance(module.network, TwoTimescale)
     assert module.network.dt_scale.tolist() == pytest.approx([module.scaling.mean[2], module.scaling.std[2]])

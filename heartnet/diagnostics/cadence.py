@@ -60,7 +60,7 @@ class Cadence:
 def cadence_of(
     layers: Sequence[Rows], inputs: Rows, channels: Sequence[str], weeks: Sequence[KnownWeek]
 ) -> list[Cadence]:
-    """Return how each layer fares, leaving out layers with too few positions of either kind.
+    """Return how each layer fares, leaving out layers with too few positions of either kind, or of one timescale alone.
 
     A unit's spread is the root of the mean over weeks of its variance around each week's mean, in the dense
     (`heartnet.diagnostics.signals.DENSE_SECONDS`) or the sparse stretches, without the ends of the stretches, where
@@ -82,7 +82,7 @@ def cadence_of(
     reference = float(np.nanmax(ratios)) if np.isfinite(ratios).any() else 0.0
     found = []
     for layer in layers:
-        spreads = _spreads(layer, weeks)
+        spreads = None if layer.apart else _spreads(layer, weeks)
         if spreads is None:
             continue
         dense, sparse, positions = spreads

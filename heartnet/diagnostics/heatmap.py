@@ -20,6 +20,7 @@ from heartnet.diagnostics.isolate import device_of, isolated
 from heartnet.diagnostics.layers import Kind, Layer, find_layers, watch
 from heartnet.diagnostics.pixels import Part, Pixels
 from heartnet.diagnostics.probe import Probe
+from heartnet.diagnostics.timescales import Timescale, timescale_of, timescales
 from heartnet.errors import HeartnetError
 from heartnet.model.lstm import LengthFlipLSTM
 
@@ -51,6 +52,8 @@ class Rows:
         weeks: `[unit, position]` of each week, valid positions alone, in forward time.
         stage: `"output"`, or the name of the activation function after which it is.
         ahead: units that read forward in time; those after them read backward.
+        apart: whether the layer sees the readings of one timescale alone (`heartnet.model.TwoTimescale`); then its
+            values are held until the next of them.
     """
 
     layer: str
@@ -58,6 +61,7 @@ class Rows:
     weeks: tuple[Float32[np.ndarray, "unit _"], ...]
     stage: str
     ahead: int
+    apart: bool = False
 
     @property
     def units(self) -> int:
@@ -119,9 +123,16 @@ def collect(probe: Probe, patterns: Sequence[str] | None = None, *, after_activa
         except Exception as error:  # foreign networks raise what they like
             name = type(network).__name__
             raise HeartnetError(f"{name} cannot be run on the fixed weeks ({type(error).__name__}: {error})") from error
-    valid = [int(length) for length in probe.lengths]
-    found = [_cut(layer, *seen[layer.name], valid, probe.inputs.shape[1]) for layer in layers if layer.name in seen]
-    return _in_forward_time(found, network, lengths)
+        apart = timescales(network, inputs.float(), probe.lengths.to(device))
+    valid, time = [int(length) for length in probe.lengths], probe.inputs.shape[1]
+    found = []
+    for layer in layers:
+        if layer.name in seen:
+            out, stage = seen[layer.name]
+            part = timescale_of(layer.name, apart)
+            pooled = max(round(time / out.shape[1]), 1) if part is None else part.pooled(out.shape[1])
+            found.append(_cut(layer, out, stage, valid if part is None else part.lengths, pooled))
+    return [_held(each, timescale_of(each.layer, apart), valid) for each in _in_forward_time(found, network, lengths)]
 
 
 def inputs_of(probe: Probe) -> Rows:
@@ -267,11 +278,9 @@ def _flipped_lengths(network: nn.Module) -> Iterator[dict[int, list[int]]]:
             handle.remove()
 
 
-def _cut(layer: Layer, out: Tensor, stage: str, lengths: Sequence[int], time: int) -> Rows:
-    """Leave out padding: of a layer that pools `time` to fewer positions, a week holds fewer in proportion."""
-    positions = out.shape[1]
-    pooled = max(round(time / positions), 1)
-    valid = [min(max(-(-length // pooled), 1), positions) for length in lengths]
+def _cut(layer: Layer, out: Tensor, stage: str, lengths: Sequence[int], pooled: int) -> Rows:
+    """Leave out padding: of a layer that pools readings, a week holds as many fewer positions."""
+    valid = [min(max(-(-length // pooled), 1), out.shape[1]) for length in lengths]
     weeks = tuple(each[:n].T.float().cpu().numpy() for each, n in zip(out, valid, strict=False))
     both = isinstance(layer.module, nn.RNNBase) and layer.module.bidirectional
     units = out.shape[2]
@@ -297,6 +306,13 @@ def _in_forward_time(found: Sequence[Rows], network: nn.Module, lengths: dict[in
                 by_name[other] = replace(by_name[other], layer=f"{prefix}{number}", weeks=tuple(both))
                 del by_name[name]
     return list(by_name.values())
+
+
+def _held(rows: Rows, part: Timescale | None, lengths: Sequence[int]) -> Rows:
+    if part is None:
+        return rows
+    weeks = tuple(part.held(i, week, length) for i, (week, length) in enumerate(zip(rows.weeks, lengths, strict=True)))
+    return replace(rows, weeks=weeks, apart=True)
 
 
 def _leaves(alike: np.ndarray) -> Int64[np.ndarray, " unit"]:

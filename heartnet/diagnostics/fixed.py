@@ -28,7 +28,7 @@ def fixed_weeks(loader: Any, probe_of: Callable[[Any], Probe], weeks: int, among
     """
     best: tuple[int, Probe, list[int]] | None = None
     seen = 0
-    with rng_untouched(), _generators_untouched(loader):
+    with rng_untouched(), generators_untouched(loader):
         for batch in _batches(loader, among):
             probe = probe_of(batch)
             lengths = [int(length) for length in probe.lengths]
@@ -107,7 +107,7 @@ def _beside(loader: Any) -> Any:
 
 
 @contextmanager
-def _generators_untouched(loader: Any) -> Iterator[None]:
+def generators_untouched(loader: Any) -> Iterator[None]:
     """Put the loader's own random generators back, which a pass over it draws from."""
     sampler = getattr(loader, "sampler", None)
     held = [getattr(each, "generator", None) for each in (loader, sampler, getattr(loader, "batch_sampler", None))]

@@ -1,0 +1,133 @@
+"""Which weeks a network gets most wrong and most right, chosen from the predictions of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from heartnet.predictions import COLUMNS, NETWORK, scored_weeks
+
+KINDS: Mapping[str, str] = {
+    "false_positive": "Losses: has it not, and scored highest",
+    "false_negative": "Losses: has it, and scored lowest",
+    "true_positive": "Wins: has it, and scored highest",
+    "true_negative": "Wins: has it not, and scored lowest",
+}
+"""Kinds of weeks, losses first, and what the first ones of each have in common."""
+
+LOSSES = ("false_positive", "false_negative")
+
+_HAS = {"false_positive": 0, "false_negative": 1, "true_positive": 1, "true_negative": 0}
+_HIGH = ("false_positive", "true_positive")
+
+
+@dataclass(frozen=True)
+class ChosenWeeks:
+    """The weeks of one condition that are furthest from their label, and those that are nearest to it.
+
+    Attributes:
+        target: the condition.
+        weeks, users: with a known label and a finite score.
+        positive: of the weeks, those that have the condition.
+        threshold: a week counts as called positive from this score on. It is the score at which as many weeks are
+            called positive as are, so that a network that ranks well but never says more than 0.2 of a rare condition
+            has true positives, too. None if all weeks have one label or one score: then nothing is right or wrong.
+        not_finite: weeks whose score is NaN or infinite; they are left out.
+        found: by kind how many weeks are of it.
+        people: by kind, of how many people.
+        passed_over: by kind, weeks that would have been chosen, had their person not already had enough.
+        table: the chosen ones: `kind`, `rank` (1 is furthest, or nearest), `error` (|label − score|), then all of
+            `heartnet.predictions.COLUMNS`; in the order of `KINDS`.
+    """
+
+    target: str
+    weeks: int
+    users: int
+    positive: int
+    threshold: float | None
+    not_finite: int
+    found: Mapping[str, int]
+    people: Mapping[str, int]
+    passed_over: Mapping[str, int]
+    table: pl.DataFrame
+
+
+def wins_and_losses(file: Path, target: str, *, count: int = 3, each: int = 1) -> ChosenWeeks:
+    """Return the worst false positives and false negatives, and the best true positives and negatives, of a condition.
+
+    Losses are sorted by how far the score is from the label, wins by how near. Of a file of a million weeks only label,
+    score and person of one condition are held, and all else of the few weeks that are chosen.
+
+    Args:
+        file: with the columns `heartnet.predictions.COLUMNS`.
+        target: which condition.
+        count: weeks of each kind.
+        each: weeks of one person and kind, so that one person does not fill the table.
+
+    Source: M. Matelis and A. Singh, "Debuggable Deep Learning", 2019: sort by absolute error, look at a handful in both
+    directions, and then at the wins.
+    """
+    all_weeks = scored_weeks(file, target)
+    finite = np.isfinite(all_weeks["score"])
+    user, value, score = (all_weeks[name][finite] for name in ("user", "value", "score"))
+    threshold = _threshold(value, score)
+    found, people, passed_over, chosen = {}, {}, {}, {}
+    for kind in KINDS if threshold is not None else ():
+        here = np.flatnonzero((value == _HAS[kind]) & ((score >= threshold) == (kind in _HIGH)))
+        order = here[np.argsort(-score[here] if kind in _HIGH else score[here], kind="stable")]
+        taken, before = _first(user[order], count, each)
+        found[kind], people[kind], passed_over[kind] = len(here), len(np.unique(user[here])), before
+        chosen[kind] = order[taken]
+    return ChosenWeeks(
+        target=target,
+        weeks=len(score),
+        users=len(np.unique(user)),
+        positive=int(value.sum()),
+        threshold=threshold,
+        not_finite=int((~finite).sum()),
+        found=found,
+        people=people,
+        passed_over=passed_over,
+        table=_table(file, target, {kind: np.flatnonzero(finite)[places] for kind, places in chosen.items()}),
+    )
+
+
+def _threshold(value: npt.NDArray[np.float64], score: npt.NDArray[np.float64]) -> float | None:
+    positive = int(value.sum())
+    if not 0 < positive < len(value) or score.min() == score.max():
+        return None
+    return float(np.partition(score, len(score) - positive)[len(score) - positive])
+
+
+def _first(user: npt.NDArray[np.int64], count: int, each: int) -> tuple[list[int], int]:
+    """Return the first `count` places with at most `each` of a user, and how many were passed over for that."""
+    taken: list[int] = []
+    times: dict[int, int] = {}
+    for place, one in enumerate(user.tolist()):
+        if len(taken) == count:
+            break
+        if times.get(one, 0) < each:
+            times[one] = times.get(one, 0) + 1
+            taken.append(place)
+    looked_at = taken[-1] + 1 if len(taken) == count else len(user)
+    return taken, looked_at - len(taken)
+
+
+def _table(file: Path, target: str, chosen: Mapping[str, npt.NDArray[np.int64]]) -> pl.DataFrame:
+    """Return all that is known of the chosen weeks, whose places are those among the weeks with a known label."""
+    order = pl.DataFrame(
+        [(int(place), kind, rank) for kind, places in chosen.items() for rank, place in enumerate(places, start=1)],
+        schema={"place": pl.UInt32, "kind": pl.String, "rank": pl.Int64},
+        orient="row",
+    )
+    judged = pl.scan_parquet(file, glob=False).filter(
+        pl.col("model") == NETWORK, pl.col("target") == target, pl.col("value").is_not_null()
+    )
+    rows = judged.with_row_index("place").filter(pl.col("place").is_in(order["place"].implode())).collect()
+    table = order.join(rows.with_columns(pl.col("place").cast(pl.UInt32)), on="place", maintain_order="left")
+    return table.select("kind", "rank", (pl.col("value") - pl.col("score")).abs().alias("error"), *COLUMNS)

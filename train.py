@@ -155,10 +155,11 @@ def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetMo
     import torch
 
     from heartnet import terminal
+    from heartnet.model import pieces
     from heartnet.run_checks import check_monitor, check_resumable
 
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(1)  # more would wait for one another at each step of an LSTM
+    pieces.use_threads(config.threads)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     trainer = build_trainer(config, folder)
     if trainer.world_size != 1:

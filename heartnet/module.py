@@ -19,7 +19,7 @@ from heartnet.diagnostics.probe import Probe
 from heartnet.errors import HeartnetError
 from heartnet.logits import Logits
 from heartnet.metrics import TargetScores
-from heartnet.model import ARCHITECTURES
+from heartnet.model import ARCHITECTURES, pieces
 from heartnet.scaling import Scaling
 from heartnet.weeks import CHANNELS
 
@@ -107,6 +107,10 @@ class HeartnetModule(pl.LightningModule):
         logits: Logits = self.network(batch["inputs"], batch["lengths"], batch["metadata"])
         return logits
 
+    def score(self, batch: Batch) -> Float[Tensor, "batch target"]:
+        """Return the scores of a batch, in float32; on a CPU by several threads (`heartnet.model.pieces`)."""
+        return pieces.score(self.network, batch["inputs"], batch["lengths"], batch["metadata"]).float()
+
     def loss(self, score: Float[Tensor, "batch target"], targets: Float[Tensor, "batch target"]) -> Float[Tensor, ""]:
         """Return the mean loss over known targets; 0 if none is known."""
         known = ~targets.isnan()
@@ -127,7 +131,7 @@ class HeartnetModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         batch = self._augmented(batch)
-        loss = self.loss(self(batch).score.float(), batch["targets"])
+        loss = self.loss(self.score(batch), batch["targets"])
         size = len(batch["lengths"])
         self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True, batch_size=size)
         return loss
@@ -149,7 +153,7 @@ class HeartnetModule(pl.LightningModule):
         return self._tested[-1]
 
     def _evaluate(self, split: str, batch: Batch) -> dict[str, Tensor]:
-        score = self(batch).score.float()
+        score = self.score(batch)
         loss = self.loss(score, batch["targets"])
         self.log(f"{split}/loss", loss, prog_bar=split == "val", batch_size=len(batch["lengths"]), sync_dist=True)
         natural = self.natural(score)
@@ -180,7 +184,7 @@ class HeartnetModule(pl.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
         """Return `index` [batch], `scores` [batch, target] (probabilities, or targets in their unit) and `logits`, of
         which the scores are made."""
-        score = self(batch).score.float()
+        score = self.score(batch)
         return {"index": batch["index"], "scores": self.natural(score), "logits": score}
 
     def probe(self, batch: Batch) -> Probe:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.logits import Logits
 from heartnet.model.clock import CLOCK_CHANNELS, day_angles
+from heartnet.model.dropout import Dropout
 from heartnet.model.lstm import ForgetBias, LengthFlipLSTM, set_forget_bias
 from heartnet.weeks import CHANNELS
 
@@ -119,7 +120,7 @@ class DeepHeart(nn.Module):
             nn.Conv1d(channels if i == 0 else conv_units, conv_units, size) for i, size in enumerate(kernel_sizes)
         )
         self.activations = nn.ModuleList(ACTIVATIONS[activation]() for _ in kernel_sizes)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.lstm = LengthFlipLSTM(conv_units, lstm_units, lstm_layers, dropout)
         for lstm in (*self.lstm.ahead, *self.lstm.back):
             assert isinstance(lstm, nn.LSTM)

@@ -14,6 +14,7 @@ from heartnet.errors import HeartnetError
 from heartnet.hourly import HOURLY
 from heartnet.logits import Logits
 from heartnet.model.deepheart import ACTIVATIONS, Activation, check_choice, check_counts, mean_pool, step_mask
+from heartnet.model.dropout import Dropout
 
 MetadataMode = Literal["none", "logit"]
 
@@ -86,7 +87,7 @@ class HourlyCNN(nn.Module):
             nn.Conv1d(channels if i == 0 else conv_units, conv_units, size) for i, size in enumerate(kernel_sizes)
         )
         self.activation = ACTIVATIONS[activation]()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.head = nn.Linear(conv_units, outputs)
         self.metadata_logit = nn.Linear(metadata_size, outputs, bias=False) if metadata == "logit" else None
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from heartnet.model.dropout import Dropout
 
 ForgetBias = Literal["default", "chrono"] | float
 
@@ -32,7 +34,7 @@ class LengthFlipLSTM(nn.Module):
         sizes = [input_size] + [2 * hidden_size] * (num_layers - 1)
         self.ahead = nn.ModuleList(nn.LSTM(size, hidden_size) for size in sizes)
         self.back = nn.ModuleList(nn.LSTM(size, hidden_size) for size in sizes)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,
@@ -71,7 +73,28 @@ def flip_index(lengths: Int[Tensor, " batch"], time: int) -> Int[Tensor, "time b
 def _reorder(
     hidden: Float[Tensor, "time batch unit"], index: Int[Tensor, "time batch"]
 ) -> Float[Tensor, "time batch unit"]:
-    return hidden.gather(0, index[..., None].expand_as(hidden))
+    if not (torch.is_grad_enabled() and hidden.requires_grad):
+        return hidden.gather(0, index[..., None].expand_as(hidden))
+    flipped: Tensor = _Flip.apply(hidden, index)  # type: ignore[no-untyped-call]
+    return flipped
+
+
+class _Flip(torch.autograd.Function):
+    """Reorders by an index that is its own inverse, so that the gradient is gathered too, and not added up."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(hidden: Tensor, index: Tensor) -> Tensor:
+        return hidden.gather(0, index[..., None].expand_as(hidden))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _reorder(gradient, ctx.saved_tensors[0]), None
 
 
 def set_forget_bias(lstm: nn.LSTM, forget_bias: ForgetBias, longest: int) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from heartnet import late_fusion
 from heartnet.augment import augment, check_augmentation, random_crop
 from heartnet.diagnostics.probe import Probe
 from heartnet.errors import HeartnetError
@@ -124,7 +125,11 @@ class HeartnetModule(pl.LightningModule):
         """Return logits as probabilities (conditions) or in the target's unit (synthetic)."""
         return torch.sigmoid(score) if self.kind == "conditions" else score * self.target_std + self.target_mean
 
+    def on_train_start(self) -> None:
+        late_fusion.check(self)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        late_fusion.undo(self)
         # Not at the start of the epoch: Lightning leaves that hook out in the first epoch of a resumed run.
         if batch_idx == 0:
             torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) % 2**63)
@@ -162,6 +167,7 @@ class HeartnetModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
+        late_fusion.fuse(self)
 
     def on_test_epoch_start(self) -> None:
         self._tested: list[dict[str, Tensor]] = []

@@ -22,6 +22,7 @@ Readout = Literal["mean", "last", "midpoint", "both_ends"]
 Clock = Literal["none", "elapsed"]
 Activation = Literal["relu", "leaky_relu", "gelu"]
 MetadataMode = Literal["none", "lstm_state"]
+Alone = Literal["only", "late_fusion"]
 _DT = CHANNELS.index("dt")
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU}
 
@@ -39,7 +40,7 @@ class DeepHeart(nn.Module):
     Args:
         channels: input channels.
         outputs: logits a step.
-        metadata_size: numbers known about the person; used only by `metadata="lstm_state"`.
+        metadata_size: numbers known about the person; not used by `metadata="none"`.
         conv_units: units of each convolution.
         kernel_sizes: length of each convolution; the second and later are residual.
         pool: steps averaged into one after each convolution; 1 keeps every step, as published.
@@ -56,6 +57,9 @@ class DeepHeart(nn.Module):
             `gain`) moves it too. `none` as published.
         forget_bias: see `heartnet.model.lstm.set_forget_bias`.
         metadata: `lstm_state` sets the LSTMs' first states from the metadata (the seeds' design); `none` leaves it out.
+            To compare with: `only` is `lstm_state` that sees nothing of the week, not even how long it is, and
+            `late_fusion` is `none`, to whose logits those of a logistic regression on the metadata are added after
+            training (`heartnet.late_fusion`).
         longest: readings that `forget_bias="chrono"` should bridge.
 
     Raises:
@@ -78,14 +82,14 @@ class DeepHeart(nn.Module):
         readout: Readout = "mean",
         clock: Clock = "none",
         forget_bias: ForgetBias = "default",
-        metadata: MetadataMode = "none",
+        metadata: MetadataMode | Alone = "none",
         longest: int = 4096,
     ) -> None:
         super().__init__()
         check_choice("activation", activation, get_args(Activation))
         check_choice("readout", readout, get_args(Readout))
         check_choice("clock", clock, get_args(Clock))
-        check_choice("metadata", metadata, get_args(MetadataMode))
+        check_choice("metadata", metadata, (*get_args(MetadataMode), *get_args(Alone)))
         check_counts(
             conv_units=conv_units, pool=pool, lstm_units=lstm_units, lstm_layers=lstm_layers, longest=longest,
             **{f"kernel_sizes[{i}]": size for i, size in enumerate(kernel_sizes)},
@@ -95,9 +99,9 @@ class DeepHeart(nn.Module):
         if not 0 <= dropout < 1:
             raise HeartnetError(f"model.dropout={dropout}: must be from 0 up to but not including 1")
         _check_forget_bias(forget_bias)
-        if metadata == "lstm_state" and metadata_size == 0:
+        if metadata != "none" and metadata_size == 0:
             raise HeartnetError(
-                "model.metadata=lstm_state needs metadata, and this data has none; use model.metadata=none"
+                f"model.metadata={metadata} needs metadata, and this data has none; use model.metadata=none"
             )
         if clock == "elapsed" and not len(CHANNELS) <= channels <= len(CHANNELS) + 1:
             raise HeartnetError("model.clock=elapsed needs dt, which data.view=hourly has not; use model.clock=none")
@@ -109,7 +113,7 @@ class DeepHeart(nn.Module):
         }  # fmt: skip
         """What this network was made with, as plain values: a checkpoint keeps them to build it again."""
         self.kernel_sizes = tuple(kernel_sizes)
-        self.readout, self.clock = readout, clock
+        self.readout, self.clock, self.metadata = readout, clock, metadata
         self.dt_scale: Tensor
         if clock == "elapsed":
             self.register_buffer("dt_scale", torch.tensor([0.0, 1.0]))
@@ -126,8 +130,9 @@ class DeepHeart(nn.Module):
             assert isinstance(lstm, nn.LSTM)
             set_forget_bias(lstm, forget_bias, longest // self.stride)
         self.metadata_state = (
-            nn.Linear(metadata_size, lstm_layers * 2 * 2 * lstm_units) if metadata == "lstm_state" else None
+            nn.Linear(metadata_size, lstm_layers * 2 * 2 * lstm_units) if metadata in ("lstm_state", "only") else None
         )
+        self.fusion = LateFusion(metadata_size, outputs) if metadata == "late_fusion" else None
         self.head = nn.Conv1d(2 * lstm_units, outputs, 1)
 
     def forward(
@@ -137,6 +142,8 @@ class DeepHeart(nn.Module):
         metadata: Float[Tensor, "batch field"] | None = None,
     ) -> Logits:
         """Return logits at every step (one for `stride` readings; 0 where padded) and after the readout."""
+        if self.metadata == "only":
+            return self._of_metadata(inputs, lengths, metadata)
         hidden = inputs.transpose(1, 2)
         if self.clock == "elapsed":
             hidden = torch.cat([hidden, day_angles(inputs[:, :, _DT], lengths, self.dt_scale)], dim=1)
@@ -145,7 +152,22 @@ class DeepHeart(nn.Module):
         features = self.dropout(features).permute(1, 2, 0)
         mask = step_mask(lengths, features.shape[2], features.dtype)
         steps = self.head(features) * mask[:, None]
-        return Logits(steps.transpose(1, 2), self._read(steps, features, lengths))
+        answer = Logits(steps.transpose(1, 2), self._read(steps, features, lengths))
+        return answer if self.fusion is None else self.fusion(answer, mask, metadata)
+
+    def _of_metadata(
+        self,
+        inputs: Float[Tensor, "batch time channel"],
+        lengths: Int[Tensor, " batch"],
+        metadata: Float[Tensor, "batch field"] | None,
+    ) -> Logits:
+        """Return what the network says after one reading of zeros, at every step."""
+        channels = self.get_submodule("convolutions.0").in_channels
+        hidden, one = self._convolve(inputs.new_zeros(len(inputs), channels, 1), torch.ones_like(lengths))
+        features = self.dropout(self.lstm(hidden.permute(2, 0, 1), one, self._first_state(metadata)))
+        score = self.head(features.permute(1, 2, 0))
+        mask = step_mask(-(-lengths // self.stride), -(-inputs.shape[1] // self.stride), score.dtype)
+        return Logits((score * mask[:, None]).transpose(1, 2), score[:, :, 0])
 
     def _convolve(
         self, hidden: Float[Tensor, "batch channel time"], lengths: Int[Tensor, " batch"]
@@ -171,7 +193,7 @@ class DeepHeart(nn.Module):
             raise HeartnetError("this network sets its first state from metadata, and was called without any")
         units = self.lstm.hidden_size
         state: Tensor = self.metadata_state(metadata)
-        return state.view(len(metadata), -1, 2, 2, units).permute(1, 2, 3, 0, 4).contiguous()
+        return state.view(state.shape[0], -1, 2, 2, units).permute(1, 2, 3, 0, 4).contiguous()
 
     def _read(
         self,
@@ -199,6 +221,50 @@ class DeepHeart(nn.Module):
         with torch.no_grad():
             assert self.head.bias is not None
             self.head.bias.copy_(bias)
+
+
+class LateFusion(nn.Module):
+    """Adds the logits of a model of the metadata to those of a network: `scale · logits + metadata · weight + bias`.
+
+    All three are set, not trained: at first they change nothing. Logits at every step change alike.
+
+    Args:
+        metadata_size: numbers known about the person.
+        outputs: logits.
+    """
+
+    def __init__(self, metadata_size: int, outputs: int) -> None:
+        super().__init__()
+        self.scale: Tensor
+        self.weight: Tensor
+        self.bias: Tensor
+        self.register_buffer("scale", torch.ones(outputs))
+        self.register_buffer("weight", torch.zeros(metadata_size, outputs))
+        self.register_buffer("bias", torch.zeros(outputs))
+
+    def set(
+        self,
+        scale: Float[Tensor, " output"],
+        weight: Float[Tensor, "field output"],
+        bias: Float[Tensor, " output"],
+    ) -> None:
+        for mine, new in ((self.scale, scale), (self.weight, weight), (self.bias, bias)):
+            mine.copy_(new)
+
+    def reset(self) -> None:
+        """Change nothing any more."""
+        self.scale.fill_(1)
+        self.weight.zero_()
+        self.bias.zero_()
+
+    def forward(
+        self, logits: Logits, mask: Float[Tensor, "batch step"], metadata: Float[Tensor, "batch field"] | None
+    ) -> Logits:
+        if metadata is None:
+            raise HeartnetError("this network adds a model of the metadata, and was called without any")
+        added = metadata @ self.weight + self.bias
+        steps = None if logits.steps is None else (logits.steps * self.scale + added[:, None]) * mask[:, :, None]
+        return Logits(steps, logits.score * self.scale + added)
 
 
 def step_mask(lengths: Int[Tensor, " batch"], steps: int, dtype: torch.dtype) -> Float[Tensor, "batch step"]:

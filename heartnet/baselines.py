@@ -51,7 +51,7 @@ def baseline_scores(data: WeeksDataModule, name: str, rows: npt.NDArray[np.int64
         if len(np.unique(values[known])) < 2:
             scores[:, i] = values[known].mean() if known.any() else 0.5 if conditions else np.nan
             continue
-        model = _model(name, conditions=conditions).fit(seen[known][:, useful], values[known])
+        model = simple_model(name, conditions=conditions).fit(seen[known][:, useful], values[known])
         scores[:, i] = model.predict_proba(asked[:, useful])[:, 1] if conditions else model.predict(asked[:, useful])
     return scores
 
@@ -62,7 +62,8 @@ def features_of(data: WeeksDataModule, name: str, rows: npt.NDArray[np.int64]) -
     return np.concatenate([FEATURES[each](data, rows) for each in names], axis=1)
 
 
-def _model(name: str, *, conditions: bool) -> Any:
+def simple_model(name: str, *, conditions: bool) -> Any:
+    """Return a baseline that is not fitted yet, as scikit-learn has them; arguments as of `baseline_scores`."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression, Ridge

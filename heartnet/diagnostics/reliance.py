@@ -1,0 +1,253 @@
+"""How a network's scores go with those of a model on age, sex and BMI, and how they move from week to week."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Float, Shaped
+
+from heartnet.diagnostics.comparison import logits_of
+from heartnet.resampling import Interval, Statistic, auroc, by_label, intervals
+from heartnet.tasks import Kind
+
+Floats = npt.NDArray[np.float64]
+
+_NONE = Interval(math.nan, math.nan, math.nan)
+_MOST_CELLS = 200_000_000  # weeks times draws: of very many weeks, whose intervals are narrow, fewer draws
+_FEWEST_DRAWS = 200
+
+
+@dataclass(frozen=True)
+class Reliance:
+    """What the scatter of the network's score over the metadata model's shows; intervals are from resampling people.
+
+    Attributes:
+        target: its name.
+        kind: of the task.
+        weeks: of which the target is known.
+        users: how many people they are of.
+        diverged: weeks whose score is NaN or infinite; if any, nothing below is known.
+        having, without: of a condition, how many people have it in some week, and have it not in some week.
+        several: people with several weeks (of the same label, where that changes).
+        auroc: the network's, for a condition.
+        metadata_auroc: the metadata model's, likewise.
+        rank: Spearman's rank correlation of the two scores.
+        given_metadata: partial rank correlation of the network's score with the target, given the metadata score: what
+            it knows beyond that.
+        given_score: of the metadata score with the target, given the network's: what that leaves out.
+        between: spread (standard deviation) between people, less what weeks add to it; of a condition in logits, else
+            in the target's unit.
+        within: spread between weeks of one person.
+        share_within: share of the variance that lies within people: 0 is the same score every week, 1 is as if weeks
+            were dealt out among people.
+        range: mean over people with several weeks of their highest less their lowest score.
+        widest: lowest and highest score of the person with the largest range; NaN without one.
+        wear: rank correlation of how far a week's score lies from its person's mean, with the hours worn.
+    """
+
+    target: str
+    kind: Kind
+    weeks: int
+    users: int
+    diverged: int = 0
+    having: int = 0
+    without: int = 0
+    several: int = 0
+    auroc: Interval = _NONE
+    metadata_auroc: Interval = _NONE
+    rank: Interval = _NONE
+    given_metadata: Interval = _NONE
+    given_score: Interval = _NONE
+    between: Interval = _NONE
+    within: Interval = _NONE
+    share_within: Interval = _NONE
+    range: Interval = _NONE
+    widest: tuple[float, float] = (math.nan, math.nan)
+    wear: Interval = _NONE
+
+    def numbers(self) -> dict[str, float]:
+        """Return the numbers by name, those of intervals with `_low` and `_high`; NaN where there is none."""
+        found: dict[str, float] = {}
+        for name in (
+            "rank", "given_metadata", "given_score", "between", "within", "share_within", "range", "wear",
+        ):  # fmt: skip
+            it: Interval = getattr(self, name)
+            found |= {name: it.value, f"{name}_low": it.low, f"{name}_high": it.high}
+        return found
+
+
+def reliance(
+    target: str,
+    score: Float[np.ndarray, " week"],
+    value: Float[np.ndarray, " week"],
+    users: Shaped[np.ndarray, " week"],
+    metadata: Float[np.ndarray, " week"] | None,
+    *,
+    kind: Kind = "conditions",
+    wear_hours: Float[np.ndarray, " week"] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Reliance:
+    """Return how a network's scores go with the metadata model's, and how they move from week to week.
+
+    Args:
+        target: its name.
+        score: probabilities, or predictions of a synthetic target.
+        value: 1 or 0, or the target; known.
+        users: whose week each is.
+        metadata: the scores of a model on age, sex and BMI; None if there is none.
+        kind: of the task.
+        wear_hours: NaN where unknown; None is unknown.
+        draws: resamples of people; fewer of very many weeks.
+        seed: of the draws.
+    """
+    people, user = np.unique(users, return_inverse=True)
+    conditions = kind == "conditions"
+    bare = Reliance(target, kind, len(score), len(people), int((~np.isfinite(score)).sum()))
+    if conditions:
+        having, without = (len(np.unique(user[value == each])) for each in (1, 0))
+        bare = replace(bare, having=having, without=without)
+    if bare.diverged or not bare.weeks:
+        return bare
+    draws = min(draws, max(_MOST_CELLS // len(score), _FEWEST_DRAWS))
+    strata = by_label(user, value) if conditions else None
+
+    def resampled(statistic: Statistic) -> list[Interval]:
+        return intervals(statistic, user, strata, draws=draws, seed=seed)
+
+    if conditions and bare.having and bare.without:
+        bare = replace(bare, auroc=resampled(lambda weights: auroc(score, value)(weights)[None])[0])
+    if metadata is not None:
+        rank, given_metadata, given_score = resampled(relations(score, metadata, value))
+        bare = replace(bare, rank=rank, given_metadata=given_metadata, given_score=given_score)
+        if conditions and bare.having and bare.without:
+            bare = replace(bare, metadata_auroc=resampled(lambda weights: auroc(metadata, value)(weights)[None])[0])
+    return _from_week_to_week(bare, score, value, user, wear_hours, resampled)
+
+
+def relations(
+    score: Float[np.ndarray, " week"], metadata: Float[np.ndarray, " week"], value: Float[np.ndarray, " week"]
+) -> Statistic:
+    """Return the statistic of three: rank correlation of both scores, and the partial rank correlations with the value
+    of the first given the second and of the second given the first. NaN where one is constant.
+
+    The partial correlation of ranks is that of what linear regressions on the third one's ranks leave over.
+    """
+    ranks = [_ranks(each) for each in (score, metadata, value)]
+
+    def statistic(weights: Floats) -> Floats:
+        one, two, three = (_standardised(each(weights), weights) for each in ranks)
+        both, first, second = ((a * b * weights).sum(axis=0) for a, b in ((one, two), (one, three), (two, three)))
+        found: Floats = np.stack([both, _partial(first, both, second), _partial(second, both, first)])
+        return found
+
+    return statistic
+
+
+def components(score: Float[np.ndarray, " week"], group: Shaped[np.ndarray, " week"]) -> Statistic:
+    """Return the statistic of three: spread between groups, spread within them, share of the variance within.
+
+    The variance components of a one-way layout with random effects and unequal groups, by analysis of variance (S. R.
+    Searle, G. Casella and C. E. McCulloch, "Variance Components", 1992, chapter 3); below 0 counts as 0. A group drawn
+    twice is two groups. NaN without two groups, or without a group of two weeks.
+
+    Args:
+        score: of each week.
+        group: weeks that should be alike: those of a person, and of one label where that changes. A draw gives all of
+            a group the same weight.
+    """
+    _, first, place, sizes = np.unique(group, return_index=True, return_inverse=True, return_counts=True)
+    centred = score - score.mean()
+    means = np.bincount(place, centred) / sizes
+    inside = np.bincount(place, (centred - means[place]) ** 2)
+
+    def statistic(weights: Floats) -> Floats:
+        often = weights[first]
+        groups, weeks = often.sum(axis=0), sizes @ often
+        with np.errstate(divide="ignore", invalid="ignore"):
+            grand = (sizes * means) @ often / weeks
+            squares = (sizes * means**2) @ often - weeks * grand**2
+            within = np.where(weeks > groups, inside @ often / (weeks - groups), np.nan)
+            size = (weeks - sizes**2 @ often / weeks) / (groups - 1)
+            between = np.maximum((squares / (groups - 1) - within) / size, 0)
+            found: Floats = np.stack([np.sqrt(between), np.sqrt(within), within / (between + within)])
+        return found
+
+    return statistic
+
+
+def _from_week_to_week(
+    bare: Reliance,
+    score: Floats,
+    value: Floats,
+    user: npt.NDArray[np.int64],
+    wear_hours: Floats | None,
+    resampled: Callable[[Statistic], list[Interval]],
+) -> Reliance:
+    """Add what is known of the weeks of a person; where a label changes, of its weeks of the same label."""
+    keys = np.stack([user, (value == 1) & (bare.kind == "conditions")], axis=1)
+    group = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+    sizes = np.bincount(group)
+    several = sizes > 1
+    count = len(np.unique(user[several[group]]))
+    if not count or len(sizes) < 2:
+        return replace(bare, several=count)
+    shown = logits_of(score) if bare.kind == "conditions" else score
+    between, within, share = resampled(components(shown, group))
+    first = np.unique(group, return_index=True)[1]
+    lowest, highest = np.full(len(sizes), np.inf), np.full(len(sizes), -np.inf)
+    np.minimum.at(lowest, group, score)
+    np.maximum.at(highest, group, score)
+    ranges = (highest - lowest)[several]
+
+    def mean_range(weights: Floats) -> Floats:
+        often = weights[first[several]]
+        with np.errstate(invalid="ignore"):
+            found: Floats = (ranges @ often / often.sum(axis=0))[None]
+        return found
+
+    wide = np.flatnonzero(several)[np.argmax(ranges)]
+    bare = replace(
+        bare, several=count, between=between, within=within, share_within=share, range=resampled(mean_range)[0],
+        widest=(float(lowest[wide]), float(highest[wide])),
+    )  # fmt: skip
+    if wear_hours is None or np.isnan(wear_hours).any():
+        return bare
+    away = np.abs(shown - (np.bincount(group, shown) / sizes)[group])
+    chosen = several[group].astype(np.float64)[:, None]
+    pair = relations(away, wear_hours, value)
+    return replace(bare, wear=resampled(lambda weights: pair(weights * chosen)[:1])[0])
+
+
+def _ranks(values: Floats) -> Statistic:
+    """Return the statistic that gives each week its rank among those drawn, ties their mean, `[week, draw]`."""
+    order = np.argsort(values, kind="stable")
+    ends = np.flatnonzero(np.diff(values[order], append=np.inf))
+    tied = np.empty(len(values), dtype=np.int64)
+    tied[order] = np.searchsorted(ends, np.arange(len(values)))
+
+    def statistic(weights: Floats) -> Floats:
+        upto = np.cumsum(weights[order], axis=0)[ends]
+        before = np.concatenate([np.zeros((1, upto.shape[1])), upto[:-1]])
+        found: Floats = ((upto + before) / 2)[tied]
+        return found
+
+    return statistic
+
+
+def _standardised(ranks: Floats, weights: Floats) -> Floats:
+    """Return ranks less their mean, of length 1 under the weights; NaN where all are alike."""
+    away = ranks - (ranks * weights).sum(axis=0) / weights.sum(axis=0)
+    size = np.sqrt((away**2 * weights).sum(axis=0))
+    found: Floats = away / np.where(size > 1e-9, size, np.nan)
+    return found
+
+
+def _partial(wanted: Floats, one: Floats, other: Floats) -> Floats:
+    rest = (1 - one**2) * (1 - other**2)
+    found: Floats = (wanted - one * other) / np.sqrt(np.where(rest > 1e-12, rest, np.nan))
+    return found

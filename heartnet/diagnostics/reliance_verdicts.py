@@ -1,0 +1,181 @@
+"""What reliance on metadata means: does a network lean on them, does it waver, or are there too few people to tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from heartnet.diagnostics.ablation import LITTLE, METADATA, SENSORS, Ablation
+from heartnet.diagnostics.comparison import FEWEST
+from heartnet.diagnostics.reliance import Reliance
+from heartnet.findings import Finding, Status
+
+CHECK = "metadata_reliance"
+
+FOLLOWS = math.sqrt(0.5)
+"""Rank correlation above which half of what the scores' ranks do is what the metadata model's do."""
+
+WAVERS = 0.5
+"""Share of the variance within people above which weeks of one person differ more than people do."""
+
+
+def reliance_findings(
+    it: Reliance,
+    split: str,
+    *,
+    sees_metadata: bool | None = None,
+    simulated: bool = False,
+    step: int = 0,
+) -> list[Finding]:
+    """Return the verdicts on the scatter of one target: does it follow the metadata model, does it waver?
+
+    Args:
+        it: of `heartnet.diagnostics.reliance.reliance`.
+        split: `val` or `test`; stands before the target.
+        sees_metadata: whether the network does; None is unknown.
+        simulated: whether the people are.
+        step: optimiser steps taken.
+    """
+    where = f"{split}: {it.target}"
+    if it.diverged:
+        message = f"The score is NaN or infinite for {it.diverged} of {it.weeks} weeks: the network has diverged."
+        return [Finding(CHECK, "fail", where, None, None, "", message, (), step)]
+    found = [_follows(it, f"{where}, metadata", sees_metadata, _who(it.weeks, it.users, simulated=simulated), step)]
+    return [*found, _wavers(it, f"{where}, week to week", step)] if it.kind == "conditions" else found
+
+
+def ablation_finding(
+    it: Ablation,
+    split: str,
+    *,
+    all_weeks: int,
+    settings: Mapping[str, object] | None = None,
+    simulated: bool = False,
+    step: int = 0,
+) -> Finding:
+    """Return the verdict on an ablation: does the network lose by losing the sensors?
+
+    Args:
+        it: of `heartnet.diagnostics.ablation.losses`.
+        split: `val` or `test`; stands before the target.
+        all_weeks: of the split, whose target is known.
+        settings: of a network of ours, by Hydra override; one from elsewhere gets the remedy in words only.
+        simulated: whether the people are.
+        step: optimiser steps taken.
+    """
+    unit = "AUROC" if it.kind == "conditions" else "of the variance"
+    where, chance = f"{split}: {it.target}, ablation", 0.5 if it.kind == "conditions" else 0.0
+    some = f"{it.weeks:,} of {all_weeks:,}" if it.weeks < all_weeks else f"{it.weeks:,}"
+    who = f"{some} {'simulated ' if simulated else ''}weeks of {it.users:,} people"
+    sensors = it.loss(SENSORS)
+    assert sensors is not None
+    numbers = f"{unit} {it.whole} ({who}); lost when permuted between weeks: {_listed(it)}."
+
+    def finding(status: Status, message: str, *try_: str) -> Finding:
+        value = None if math.isnan(sensors.value) else round(sensors.value, 4)
+        return Finding(CHECK, status, where, value, None if value is None else 0.0, unit, message, try_, step)
+
+    if _few(it.kind, it.users, it.having, it.without):
+        return finding("warn", f"{_too_few(it.kind, it.users, it.having, it.without)} {numbers}")
+    if it.lean is not None and it.lean.low > 0:
+        metadata = it.loss(METADATA)
+        assert metadata is not None
+        message = (
+            f"It leans on age, sex and BMI: with those of others it loses {metadata}, with all sensors of others "
+            f"{sensors}, less than {LITTLE:g} of that. Before the readings are said to tell anything, train longer, or "
+            "without the metadata, or add a model of the metadata at the end, and compare: "
+            f"python train.py -m experiment=ablation. {numbers}"
+        )
+        return finding("warn", message, *_without_metadata(settings))
+    if not it.whole.low > chance:
+        return finding("pass", f"It cannot be told from chance, so there is little to lose. {numbers}")
+    return finding("pass", numbers)
+
+
+def _follows(it: Reliance, where: str, sees_metadata: bool | None, who: str, step: int) -> Finding:
+    def finding(status: Status, message: str) -> Finding:
+        value = None if math.isnan(it.rank.value) else round(it.rank.value, 4)
+        limit = None if value is None else round(FOLLOWS, 4)
+        return Finding(CHECK, status, where, value, limit, "rank correlation", message, (), step)
+
+    if math.isnan(it.rank.value):
+        return finding("pass", f"no metadata model to compare with, or a score that is the same for all ({who})")
+    numbers = f"Rank correlation {it.rank} with a model on age, sex and BMI"
+    if not math.isnan(it.given_metadata.value):
+        numbers += (
+            f"; with the target {it.given_metadata} given that model, and that model's {it.given_score} given the "
+            "network's"
+        )
+    numbers += f" ({who})."
+    if not math.isnan(it.auroc.value) and not math.isnan(it.metadata_auroc.value):
+        numbers += f" AUROC {it.auroc}, of the metadata model {it.metadata_auroc}."
+    if _few(it.kind, it.users, it.having, it.without):
+        return finding("warn", f"{_too_few(it.kind, it.users, it.having, it.without)} {numbers}")
+    if it.rank.low > FOLLOWS and not it.given_metadata.low > 0:
+        how = (
+            "it does not see them, so the readings give them away"
+            if sees_metadata is False
+            else "is it only regressing over them? The ablation at the test tells, or training without them"
+        )
+        message = f"Its scores nearly follow age, sex and BMI, and tell nothing beyond them: {how}. {numbers}"
+        return finding("warn", message)
+    return finding("pass", numbers)
+
+
+def _wavers(it: Reliance, where: str, step: int) -> Finding:
+    share = it.share_within
+
+    def finding(status: Status, message: str) -> Finding:
+        value = None if math.isnan(share.value) else round(share.value, 4)
+        return Finding(CHECK, status, where, value, None if value is None else WAVERS, "of variance", message, (), step)
+
+    if it.several < 2:
+        return finding("pass", "no people with several weeks: how scores move from week to week is not known")
+    numbers = (
+        f"{share} of the variance of the logits lies between weeks of one person (spread {it.within}; between people "
+        f"{it.between}). Of {it.several} people with several weeks the score ranges over {it.range} on average, and of "
+        f"one from {it.widest[0]:.2f} to {it.widest[1]:.2f}."
+    )
+    if it.several < FEWEST:
+        return finding("warn", f"Fewer than {FEWEST} people with several weeks are too few to tell. {numbers}")
+    if share.low > WAVERS:
+        message = "It wavers: weeks of one person lie further apart than people do."
+        if not math.isnan(it.auroc.value) and not it.auroc.low > 0.5:
+            message += " Nor can it be told from chance, so what wavers is likely noise."
+        else:
+            message += (
+                " Average a person's weeks before saying anything of the person, and look at what the weeks hold."
+            )
+        if it.wear.high < 0:
+            message += (
+                f" The fewer hours were worn, the further off a week is (rank correlation {it.wear}): leave out weeks "
+                "worn little, or weigh by wear."
+            )
+        return finding("warn", f"{message} {numbers}")
+    return finding("pass", numbers)
+
+
+def _listed(it: Ablation) -> str:
+    alone = [each for each in it.parts if each.how == "permuted" and each.what not in (SENSORS, METADATA)]
+    order = sorted(alone, key=lambda each: -each.loss.value)
+    first = [each for each in it.parts if each.how == "permuted" and each.what in (SENSORS, METADATA)]
+    said = [f"{'all ' if each in first else ''}{each.what} {each.loss}" for each in (*first, *order)]
+    return ", ".join(said) + ("" if it.lean is not None else "; metadata nothing, for it does not look at them")
+
+
+def _without_metadata(settings: Mapping[str, object] | None) -> tuple[str, ...]:
+    seen = (settings or {}).get("model.metadata", "none")
+    return () if seen in ("none", "only") else ("model.metadata=none",)
+
+
+def _few(kind: str, users: int, having: int, without: int) -> bool:
+    return min(having, without) < FEWEST if kind == "conditions" else users < 2 * FEWEST
+
+
+def _too_few(kind: str, users: int, having: int, without: int) -> str:
+    who = f"{having} people have it and {without} do not" if kind == "conditions" else f"{users} people"
+    return f"{who}: too few to tell; intervals of so few are too narrow."
+
+
+def _who(weeks: int, users: int, *, simulated: bool) -> str:
+    return f"{weeks:,} {'simulated ' if simulated else ''}weeks of {users:,} people"

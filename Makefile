@@ -33,14 +33,10 @@ figures: setup
 		hydra.sweep.dir=runs/figures
 	$(BIN)/python docs/draw_sweep.py runs/figures docs/amnesia_sweep.png
 
+# What everything costs beside the best there is, into benchmarks/RESULTS.md; less than 25 minutes.
 bench: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/python benchmarks/bench_simulate.py
-	$(BIN)/python benchmarks/bench_prepare.py
-	$(BIN)/python benchmarks/bench_apple_health.py
-	$(BIN)/python benchmarks/bench_amnesia.py
-	$(BIN)/python benchmarks/bench_heatmap.py
-	$(BIN)/python benchmarks/bench_callbacks.py
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf .venv

@@ -163,11 +163,27 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--batch-size", type=int, metavar="N", help="weeks at a time (default: as the run)")
     predict.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default), cuda or mps")
     predict.set_defaults(run=_predict)
+    about = "write a trained network as ONNX, for programs without PyTorch; it is checked against PyTorch first"
+    export = commands.add_parser("export", help=about, description=about)
+    export.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a run, or a checkpoint itself")
+    export.add_argument("--onnx", type=Path, metavar="FILE", required=True, help="where the network goes, FILE.onnx")
+    export.add_argument("--overwrite", action="store_true", help="replace the file that is there")
+    export.add_argument("--store", type=Path, metavar="STORE", help="weeks to compare on (default: those of the run)")
+    export.add_argument("--checkpoint", choices=("best", "last"), default="best", help=which)
+    export.set_defaults(run=_export)
     about = "write one page for the browser: a run's findings, scores, curves, pictures and configuration"
     report = commands.add_parser("report", help=about, description=about)
     report.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a run, or of several, such as a sweep")
     report.add_argument("--out", type=Path, metavar="FILE", help="where the page goes (default: RUN/report.html)")
     report.set_defaults(run=_report)
+    about = "print one table of finished runs: scores with intervals, memory, weights, speed"
+    compare = commands.add_parser("compare", help=about, description=about)
+    compare.add_argument("run_folders", type=Path, nargs="+", metavar="RUN", help="folder of a run, or of a sweep")
+    reference = "print differences from this row: its name, a run's folder, or baseline (the best simple model)"
+    compare.add_argument("--to", metavar="NAME", help=reference)
+    compare.add_argument("--csv", action="store_true", help="print comma-separated values, with all numbers")
+    compare.add_argument("--draws", type=int, default=2000, metavar="N", help="resamples of people (default: 2000)")
+    compare.set_defaults(run=_compare)
     return parser
 
 
@@ -184,6 +200,14 @@ def _describe(arguments: argparse.Namespace) -> None:
 
 def _predict(arguments: argparse.Namespace) -> None:
     import_module("heartnet.predict").predict_command(arguments)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    import_module("heartnet.export").export_command(arguments)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    import_module("heartnet.compare").compare_command(arguments)
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -15,13 +15,13 @@ from heartnet.diagnostics.adapt import first_line, guess_probe, own_probe
 from heartnet.diagnostics.attribution import Attribution, attribution
 from heartnet.diagnostics.found_again import weeks_again
 from heartnet.diagnostics.probe import Probe
-from heartnet.diagnostics.wins_and_losses import ChosenWeeks, wins_and_losses
+from heartnet.diagnostics.wins_and_losses import FILES, ChosenWeeks, wins_and_losses
 from heartnet.errors import HeartnetError
 from heartnet.figure_week import week_figure
 from heartnet.findings import Finding, run_folder
 from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, draw
 from heartnet.week_trace import week_trace
-from heartnet.wins_and_losses_words import CHECK, FILES, finding_of, markdown_of, not_drawn, tag_of, words_of
+from heartnet.wins_and_losses_words import CHECK, finding_of, markdown_of, not_drawn, tag_of, words_of
 
 ProbeOf = Callable[[lightning.LightningModule, Any], Probe]
 

@@ -8,14 +8,11 @@ from typing import Any
 
 import polars as pl
 
-from heartnet.diagnostics.wins_and_losses import KINDS, LOSSES, ChosenWeeks
+from heartnet.diagnostics.wins_and_losses import FILES, KINDS, LOSSES, ChosenWeeks
 from heartnet.figure_week import Words
 from heartnet.findings import Finding
 
 CHECK = "wins_and_losses"
-
-FILES = {"val": "val_wins_and_losses.csv", "test": "wins_and_losses.csv"}
-"""Where a run's folder keeps the tables."""
 
 _SINGULAR = {kind: kind.replace("_", " ") for kind in KINDS}
 _SUPERLATIVE = {kind: "worst" if kind in LOSSES else "best" for kind in KINDS}
@@ -33,7 +30,7 @@ def tag_of(split: str, target: str, kind: str, rank: int) -> str:
 def words_of(row: Mapping[str, Any], it: ChosenWeeks, split: str, *, simulated: bool, step: int) -> Words:
     """Return what stands over the picture of a week, a row of `it.table`."""
     kind, count = row["kind"], it.table.filter(pl.col("kind") == row["kind"]).height
-    which = f"{_SUPERLATIVE[kind]} {_SINGULAR[kind]}, {row['rank']} of {count}".capitalize()
+    which = f"{_SUPERLATIVE[kind]} {_SINGULAR[kind]}, {row['rank']} of {count}"
     label = "has it" if row["value"] == 1 else "has it not"
     about = [str(row["user_id"])]
     if row["start"] is not None:
@@ -41,14 +38,12 @@ def words_of(row: Mapping[str, Any], it: ChosenWeeks, split: str, *, simulated: 
         about.append(f"week of {row['start']:%-d %b %Y}" if calendar else f"from {row['start']:%-d %b %Y, %H:%M:%S}")
     person = [row["sex"], _number(row["age"], "{:.0f} years"), _number(row["bmi"], "BMI {:.1f}"), row["device"]]
     about += [str(each) for each in person if each]
-    about += [
-        each
-        for each in (_number(row["wear_hours"], "worn {:.3g} h"), _number(row["readings"], "{:,} readings"))
-        if each
-    ]
+    about += [each for each in (_worn(row["wear_hours"]), _number(row["readings"], "{:,} readings")) if each]
     about += [f"{split} split", f"step {step:,}"]
     return Words(
-        f"{it.target.replace('_', ' ')}: {which}: scored {row['score']:.3g}, {label}", "  ·  ".join(about), simulated
+        f"{it.target.replace('_', ' ').capitalize()}, {which}: scored {row['score']:.3g}, {label}",
+        "  ·  ".join(about),
+        simulated,
     )
 
 
@@ -115,6 +110,10 @@ def _cell(name: str, value: Any) -> str:
     else:
         text = str(value).replace("_", " ") if name == "kind" else str(value)
     return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _worn(hours: float | None) -> str:
+    return _number(hours, "worn {:.0f} h") if (hours or 0) >= 10 else _number((hours or 0) * 60, "worn {:.3g} min")
 
 
 def _number(value: float | None, form: str) -> str:

@@ -13,14 +13,17 @@ import polars as pl
 from heartnet.predictions import COLUMNS, NETWORK, scored_weeks
 
 KINDS: Mapping[str, str] = {
-    "false_positive": "Losses: has it not, and scored highest",
-    "false_negative": "Losses: has it, and scored lowest",
-    "true_positive": "Wins: has it, and scored highest",
-    "true_negative": "Wins: has it not, and scored lowest",
+    "false_positive": "has it not, but scored high",
+    "false_negative": "has it, but scored low",
+    "true_positive": "has it, and scored high",
+    "true_negative": "has it not, and scored low",
 }
-"""Kinds of weeks, losses first, and what the first ones of each have in common."""
+"""Kinds of weeks, losses first, and what each means."""
 
 LOSSES = ("false_positive", "false_negative")
+
+FILES = {"val": "val_wins_and_losses.csv", "test": "wins_and_losses.csv"}
+"""Where a run's folder keeps the chosen weeks of all conditions."""
 
 _HAS = {"false_positive": 0, "false_negative": 1, "true_positive": 1, "true_negative": 0}
 _HIGH = ("false_positive", "true_positive")

@@ -24,6 +24,7 @@ from heartnet.report.findings import counts, shown
 from heartnet.report.folder import Run, is_run, read_run, runs_below
 from heartnet.report.pictures import gallery
 from heartnet.report.scores import scores_of
+from heartnet.report.weeks import PREFIX, conditions_of, without_weeks
 
 FILE = "report.html"
 """Where a run's folder keeps its report."""
@@ -35,6 +36,7 @@ MOST_BYTES = 20_000_000
 """Bytes of a page at most."""
 
 _PICTURE_BYTES = (2_000_000, 0)  # of all pictures, tried in turn until the page is small enough
+_WEEKS_BYTES = (4_000_000, 0)  # likewise, of the wins and losses
 _CHART_BYTES = 2_500_000
 _CHARACTERS = 150_000  # of all texts, and of each configuration file
 _ONCE = 300  # numbers of a group that are listed
@@ -122,8 +124,10 @@ def page(run: Run) -> str:
     environment.filters |= {"number": short}
     template = environment.get_template("report.html")
     text = ""
-    for budget in _PICTURE_BYTES:
-        text = template.render(**values, gallery=gallery(run.parts, budget))
+    for budget, weeks_budget in zip(_PICTURE_BYTES, _WEEKS_BYTES, strict=True):
+        conditions, weeks_left_out = conditions_of(run.weeks, run.parts, weeks_budget)
+        others = gallery(without_weeks(run.parts), budget)
+        text = template.render(**values, conditions=conditions, weeks_left_out=weeks_left_out, gallery=others)
         if len(text.encode("utf-8", errors="replace")) < MOST_BYTES:
             break
     size = len(text.encode("utf-8", errors="replace")) / 1e6
@@ -155,7 +159,7 @@ def _texts(run: Run) -> list[tuple[str, int, str]]:
     found, left = [], _CHARACTERS
     for part, logged in run.parts.items():
         for tag, (step, text) in logged.texts.items():
-            if tag != "findings":
+            if tag != "findings" and not tag.startswith(PREFIX):
                 cut = text[: max(left, 0)]
                 left -= len(cut)
                 found.append((f"{part}/{tag}" if part else tag, step, cut if cut == text else f"{cut} … (cut off)"))

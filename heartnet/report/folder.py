@@ -17,6 +17,7 @@ from heartnet.errors import HeartnetError
 from heartnet.findings import FILE as FINDINGS
 from heartnet.findings import Finding, of_all_parts, read_jsonl
 from heartnet.report.events import PATTERN, Logged, event_files, read_events
+from heartnet.report.weeks import read_weeks
 from heartnet.status import FILE as STATUS
 from heartnet.status import RunStatus, read_status
 from heartnet.store import read_manifest
@@ -42,6 +43,7 @@ class Run:
         findings: all, oldest first; those of a fold with its name before `where`.
         parts: what was logged, by folder within this one; `""` is this one.
         predictions: of the test split, all models; None if there are none.
+        weeks: the table of wins and losses, by folder as `parts`; of those that have one.
         simulated: whether its data are simulated; None if unknown.
         account: of the preparation of its data; None if that is not at hand.
         noted: what could not be read, in words.
@@ -56,6 +58,7 @@ class Run:
     findings: list[Finding] = field(default_factory=list)
     parts: dict[str, Logged] = field(default_factory=dict)
     predictions: pl.DataFrame | None = None
+    weeks: dict[str, pl.DataFrame] = field(default_factory=dict)
     simulated: bool | None = None
     account: Account | None = None
     noted: list[str] = field(default_factory=list)
@@ -90,6 +93,8 @@ def read_run(folder: Path) -> Run:
         if files := event_files(place):
             run.parts[part] = logged = read_events(files)
             run.noted += [f"{part}/{note}" if part else note for note in logged.noted]
+        if (weeks := read_weeks(place, run.noted)) is not None:
+            run.weeks[part] = weeks
         skipped: list[str] = []
         by_part[part] = read_jsonl(place / FINDINGS, skipped)
         run.noted += skipped

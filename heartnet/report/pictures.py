@@ -50,14 +50,15 @@ def gallery(parts: Mapping[str, Logged], budget: int) -> Gallery:
     for age in range(max((len(pictures) for _, _, pictures in tags), default=0)):
         for part, tag, pictures in tags:
             if age < len(pictures):
-                shown = _shown(pictures[age], budget)
+                shown = shown_picture(pictures[age], budget)
                 budget -= len(shown.data) * 3 // 4
                 left_out += not shown.data
                 found[part].setdefault(tag, []).append(shown)
     return Gallery(found, left_out)
 
 
-def _shown(picture: Picture, budget: int) -> ShownPicture:
+def shown_picture(picture: Picture, budget: int) -> ShownPicture:
+    """Return a picture as the page holds it; without its data if it is over the budget of bytes."""
     data = ""
     if budget > 0 and len(picture.data) <= _ONE:
         kind, encoded = _encoded(picture)

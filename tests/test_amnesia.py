@@ -293,7 +293,7 @@ def test_no_trace(fails: bool) -> None:
     if fails:
         with pytest.raises(RuntimeError, match="broken") as caught:
             amnesia_profile(probe)
-        assert "amnesia was measured in torch.float64" in caught.value.__notes__[0]
+        assert "gradients were measured in torch.float64" in caught.value.__notes__[0]
     else:
         amnesia_profile(probe)
     assert same(before, state_of(network))

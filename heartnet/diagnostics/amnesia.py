@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
-from torch import Tensor
 
-from heartnet.diagnostics.isolate import device_of, isolated
-from heartnet.diagnostics.probe import Logits, Probe
+from heartnet.diagnostics.input_gradients import SCORE, SEEDS, NoStepsError, input_gradients
+from heartnet.diagnostics.probe import Probe
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.weeks import WEAR_GAP_SECONDS
 
@@ -22,10 +20,6 @@ STEPWISE = ("midpoint", "last")
 
 PARTS = 64
 """Equal parts that each week is cut into for the score, which has no step to count from."""
-
-_SEED = {torch.float32: 2.0**96}
-"""What the backward pass starts from. A power of two scales exactly and is divided out again in float64: with it,
-float32 holds gradients down to 1e-67 instead of 1e-38."""
 
 
 @dataclass(frozen=True)
@@ -95,17 +89,15 @@ def amnesia_profile(
 ) -> AmnesiaProfile:
     """Return d logit(anchor, output) / d input(t, channel), averaged over the weeks of `probe`.
 
-    The input is repeated along the batch, once for each pair of anchor and output, so that one forward and one backward
-    pass yield them all; a recurrent network takes about as long for twelve rows as for six. The network is copied and
-    measured in `dtype` and in evaluation mode; nothing of it changes (`heartnet.diagnostics.isolate`).
+    One forward and one backward pass yield all pairs of anchor and output (`heartnet.diagnostics.input_gradients`). The
+    network is copied and measured in `dtype` and in evaluation mode; nothing of it changes.
 
     Args:
         probe: the network and the weeks.
         anchors: of `"midpoint"`, `"last"` and `"score"`. The first two are left out if the network has no logits at
             every step.
-        dtype: float32 is several times faster on a CPU, and holds magnitudes down to 1e-67 where float64 holds 1e-308.
-        readings_at_once: rows times readings in one pass; bounds the memory, of which the full DeepHeart in float64
-            takes 52 KB a reading, 3.4 GB in all.
+        dtype: float32 is faster on a CPU, and holds magnitudes down to 1e-67 where float64 holds 1e-308.
+        readings_at_once: rows times readings in one pass; bounds the memory.
 
     Raises:
         HeartnetError: unknown anchors, or a network that does not answer as `Probe` says.
@@ -115,24 +107,15 @@ def amnesia_profile(
     """
     check_anchors(anchors)
     _check(probe)
-    with isolated(probe.network, dtype) as network:
-        moved = _as_measured(probe, device_of(probe.network), dtype)
-        try:
-            gradients, measured = _gradients(network, moved, tuple(anchors), readings_at_once)
-        except (RuntimeError, TypeError, ValueError) as error:
-            error.add_note(f"This was raised by {type(network).__name__} while its amnesia was measured in {dtype}.")
-            raise
-    seed = _SEED.get(dtype, 1.0)
+    gradients, measured = _gradients(probe, tuple(anchors), dtype, readings_at_once)
     hours = _wear_hours(probe)
     lengths = probe.lengths.detach().cpu().numpy().astype(np.int64)
     return AmnesiaProfile(
         outputs=probe.outputs,
         channels=probe.channels,
         lengths=lengths,
-        floor=float(torch.finfo(dtype).tiny) / seed,
-        anchors=tuple(
-            _average(anchor, [week[i] / seed for week in gradients], hours) for i, anchor in enumerate(measured)
-        ),
+        floor=float(torch.finfo(dtype).tiny) / SEEDS.get(dtype, 1.0),
+        anchors=tuple(_average(anchor, [week[i] for week in gradients], hours) for i, anchor in enumerate(measured)),
     )
 
 
@@ -162,89 +145,23 @@ def _check(probe: Probe) -> None:
         raise HeartnetError(f"the probe's lengths must lie between 1 and {time}, the length of its inputs")
 
 
-def _as_measured(probe: Probe, device: torch.device, dtype: torch.dtype) -> Probe:
-    def move(tensor: Tensor) -> Tensor:
-        # A clone, because what was made in inference mode can take no part in a backward pass.
-        clone = tensor.detach().to(device).clone()
-        return clone.to(dtype) if clone.is_floating_point() else clone
-
-    return Probe(
-        probe.network,
-        move(probe.inputs),
-        tuple(move(each) for each in probe.rest),
-        move(probe.lengths),
-        probe.outputs,
-        probe.channels,
-    )
-
-
 def _gradients(
-    network: torch.nn.Module, probe: Probe, anchors: tuple[str, ...], readings_at_once: int
+    probe: Probe, anchors: tuple[str, ...], dtype: torch.dtype, readings_at_once: int
 ) -> tuple[list[Float64[np.ndarray, "anchor output channel _time"]], tuple[str, ...]]:
     """Return for each week the gradients at its valid readings, and the anchors that the network has."""
-    batch, time, _ = probe.inputs.shape
-    lengths = [int(length) for length in probe.lengths]
-    targets = [(anchor, output) for anchor in anchors for output in range(len(probe.outputs))]
-    rows = [(week, *target) for week in range(batch) for target in targets]
-    found: list[np.ndarray] = []
-    for chunk in _chunks(rows, max(readings_at_once // time, 1)):
-        week = torch.tensor([row[0] for row in chunk], device=probe.inputs.device)
-        inputs = probe.inputs[week].requires_grad_()
-        logits = network(inputs, *(each[week] for each in probe.rest))
-        _check_logits(logits, len(chunk), probe)
-        if logits.steps is None and set(anchors) & set(STEPWISE):
-            left = tuple(anchor for anchor in anchors if anchor not in STEPWISE)
-            if not left:
-                raise HeartnetError(f"the network has no logits at every step, which {', '.join(anchors)} need(s)")
-            return _gradients(network, probe, left, readings_at_once)
-        total = _total(logits, chunk, lengths, time)
-        gradient = None
-        if total.requires_grad:
-            (gradient,) = torch.autograd.grad(total, inputs, allow_unused=True)
-        gradient = torch.zeros_like(inputs) if gradient is None else gradient
-        found.extend(gradient.detach().to("cpu", torch.float64).transpose(1, 2).numpy())
-    by_week = [found[i : i + len(targets)] for i in range(0, len(found), len(targets))]
-    shape = (len(anchors), len(probe.outputs), len(probe.channels))
-    return [
-        np.stack(each)[..., :length].reshape(*shape, length) for each, length in zip(by_week, lengths, strict=True)
-    ], anchors
-
-
-def _chunks(rows: list[tuple[int, str, int]], size: int) -> Iterator[list[tuple[int, str, int]]]:
-    """Cut into the fewest chunks of at most `size`, all about equally long."""
-    count = -(-len(rows) // size)
-    edges = [len(rows) * i // count for i in range(count + 1)]
-    for start, end in pairwise(edges):
-        yield rows[start:end]
-
-
-def _check_logits(logits: object, batch: int, probe: Probe) -> None:
-    if not isinstance(logits, Logits):
-        raise HeartnetError(
-            f"the probe's network returned {type(logits).__name__}, not Logits(steps, score); "
-            "wrap it with heartnet.diagnostics.adapt.adapt"
-        )
     outputs = len(probe.outputs)
-    if logits.score.shape != (batch, outputs):
-        raise HeartnetError(f"the score has shape {tuple(logits.score.shape)}, expected [{batch}, {outputs}]")
-    if logits.steps is not None:
-        shape, time = tuple(logits.steps.shape), probe.inputs.shape[1]
-        if len(shape) != 3 or shape[0] != batch or shape[2] != outputs or not 1 <= shape[1] <= time:
-            raise HeartnetError(f"the steps have shape {shape}, expected [{batch}, up to {time}, {outputs}]")
-
-
-def _total(logits: Logits, rows: list[tuple[int, str, int]], lengths: list[int], time: int) -> Tensor:
-    """Return the sum of each row's own logit; rows are independent, so its gradient holds each row's own."""
-    chosen = []
-    for row, (week, anchor, output) in enumerate(rows):
-        if anchor == "score":
-            chosen.append(logits.score[row, output])
-        else:
-            assert logits.steps is not None
-            stride = -(-time // logits.steps.shape[1])
-            chosen.append(logits.steps[row, anchor_reading(anchor, lengths[week]) // stride, output])
-    total = torch.stack(chosen).sum()
-    return total * _SEED.get(total.dtype, 1.0)
+    lengths = [int(length) for length in probe.lengths]
+    at = [[SCORE if anchor == "score" else anchor_reading(anchor, each) for each in lengths] for anchor in anchors]
+    readings, chosen = np.repeat(np.array(at), outputs, axis=0), np.tile(np.arange(outputs), len(anchors))
+    try:
+        found = input_gradients(probe, readings, chosen, dtype=dtype, readings_at_once=readings_at_once)
+    except NoStepsError as error:
+        left = tuple(anchor for anchor in anchors if anchor not in STEPWISE)
+        if not left:
+            names = ", ".join(anchors)
+            raise HeartnetError(f"the network has no logits at every step, which {names} need(s)") from error
+        return _gradients(probe, left, dtype, readings_at_once)
+    return [each.reshape(len(anchors), outputs, *each.shape[1:]) for each in found], anchors
 
 
 def _wear_hours(probe: Probe) -> list[Float64[np.ndarray, " _time"]]:

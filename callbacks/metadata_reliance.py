@@ -30,10 +30,10 @@ class MetadataReliance(OnPredictions):
     people.
 
     The ablation, at the test and after `trainer.validate`: each channel, all of them, each field of the metadata and
-    all of those, permuted between weeks and removed, and how much AUROC (of synthetic targets: share of variance explained)
-    is lost, without training again; `heartnet.diagnostics.ablation` says what permuting a channel means. It passes
-    1 + (channels + 1 + fields + 1) × (permutations + 1) times over the weeks it looks at: 33 times over readings.
-    Training again without them is `python train.py -m experiment=ablation`.
+    all of those, permuted between weeks and removed, and how much AUROC (of synthetic targets: share of variance
+    explained) is lost, without training again; `heartnet.diagnostics.ablation` says what permuting a channel means. It
+    passes 1 + (channels + 1 + fields + 1) × (permutations + 1) times over the weeks that it looks at, 33 times over
+    readings. Training again without them is `python train.py -m experiment=ablation`.
 
     Findings: it leans on metadata; it wavers from week to week; there are too few people to tell. The network, its
     training and the random streams are left as they are.

@@ -10,6 +10,7 @@ from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from heartnet.diagnostics.ablation import Ablation
 from heartnet.diagnostics.reliance import Reliance
@@ -50,7 +51,7 @@ def reliance_figure(
     figure = Figure(figsize=(wide, 5.2), dpi=100)
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 1 if ablation is None else 2, squeeze=False)[0]
-    figure.subplots_adjust(left=0.7 / wide, right=1 - 0.25 / wide, bottom=0.11, top=0.82, wspace=0.38)
+    figure.subplots_adjust(left=0.7 / wide, right=1 - 0.25 / wide, bottom=0.11, top=0.8, wspace=0.38)
     _scatter(axes[0], it, score, metadata, value, users)
     if ablation is not None:
         _bars(axes[1], ablation)
@@ -78,7 +79,7 @@ def _scatter(ax: Axes, it: Reliance, score: Any, metadata: Any, value: Any, user
         for label, colour, name in ((0, _WITHOUT, "without it"), (1, _WITH, "with it")):
             these = chosen & (value == label)
             ax.plot(x[these], score[these], "o", color=colour, label=name, **style)
-        ax.legend(fontsize=8, frameon=False, loc="best", title=f"{len(people):,} people", title_fontsize=8)
+        ax.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.02, 0.99), handletextpad=0.1)
     else:
         ax.plot(x[chosen], score[chosen], "o", color=_WITHOUT, **style)
     if metadata is None:
@@ -93,17 +94,17 @@ def _scatter(ax: Axes, it: Reliance, score: Any, metadata: Any, value: Any, user
 def _bars(ax: Axes, it: Ablation) -> None:
     names = list(dict.fromkeys(each.what for each in it.parts))
     for each in it.parts:
-        place = names.index(each.what) + (0.18 if each.how == "removed" else -0.18)
-        colour = _REMOVED if each.how == "removed" else _PERMUTED
+        colour, aside = (_REMOVED, 0.18) if each.how == "removed" else (_PERMUTED, -0.18)
+        place = names.index(each.what) + aside
         ax.barh(place, each.loss.value, height=0.34, color=colour, alpha=0.75)
         if math.isfinite(each.loss.low) and math.isfinite(each.loss.high):
             ax.hlines(place, each.loss.low, each.loss.high, color="#222222", linewidth=1.2)
     ax.axvline(0, color=_GREY, linewidth=1.0)
     ax.set_yticks(range(len(names)), [_WORDS.get(name, name.replace("_", " ")) for name in names])
     ax.invert_yaxis()
-    for colour, name in ((_PERMUTED, "permuted between weeks"), (_REMOVED, "removed")):
-        ax.barh([], [], color=colour, alpha=0.75, label=name)
-    ax.legend(fontsize=8, frameon=False, loc="lower right")
+    drawn = ((_PERMUTED, "permuted between weeks"), (_REMOVED, "removed"))
+    keys = [Patch(color=colour, alpha=0.75, label=name) for colour, name in drawn]
+    ax.legend(handles=keys, fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.02, 0.99))
     score = "AUROC" if it.kind == "conditions" else "share of variance explained"
     _label(ax, f"{score} {it.whole}, of {it.weeks:,} weeks\nwithout training again", f"loss of {score}", "")
     ax.tick_params(axis="y", labelsize=9)

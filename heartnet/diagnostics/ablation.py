@@ -193,10 +193,10 @@ def losses(
 
     def statistic(weights: Floats) -> Floats:
         first = whole(weights)
-        left = np.stack([np.mean([each(weights) for each in some], axis=0) for some in without])
-        lean = first - left[both]
+        lost = np.stack([np.mean([first - each(weights) for each in some], axis=0) for some in without])
+        lean = lost[both]
         contrast = LITTLE * lean[1] - lean[0] if len(both) == 2 else np.full_like(first, np.nan)
-        return np.concatenate([first[None], left, first - left, contrast[None]])
+        return np.concatenate([first[None], first - lost, lost, contrast[None]])
 
     strata = by_label(users, value) if conditions else None
     found = intervals(statistic, users, strata, draws=draws, seed=seed)

@@ -30,7 +30,7 @@ def unchanged(probe: Probe, rows: Rows) -> Probe:
     return probe
 
 
-def other_weeks(weeks: Sequence[Float[Tensor, "time channel"]], donors: Rows) -> Change:
+def other_weeks(weeks: Sequence[Float[Tensor, "_ channel"]], donors: Rows) -> Change:
     """Give each week all readings of another one, as many as that has; what is known of the person stays."""
 
     def change(probe: Probe, rows: Rows) -> Probe:
@@ -42,7 +42,7 @@ def other_weeks(weeks: Sequence[Float[Tensor, "time channel"]], donors: Rows) ->
     return change
 
 
-def other_channels(weeks: Sequence[Float[Tensor, "time channel"]], donors: Rows, places: Sequence[int]) -> Change:
+def other_channels(weeks: Sequence[Float[Tensor, "_ channel"]], donors: Rows, places: Sequence[int]) -> Change:
     """Give each week some channels of another one: reading `i` of `n` what stands at `i * m // n` of its `m`."""
 
     def change(probe: Probe, rows: Rows) -> Probe:

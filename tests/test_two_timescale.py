@@ -230,6 +230,7 @@ def test_pictures_show_each_timescale_where_its_readings_stand(pool: int) -> Non
         ({"boundary": math.inf}, r"model\.boundary=inf"),
         ({"channels": 12}, r"model=two_timescale needs dt, which data\.view=hourly has not"),
         ({"readout": "lats"}, r"model\.readout=lats: .*Did you mean 'last'"),
+        ({"metadata": "late_fusion"}, r"model\.metadata=late_fusion: not one of none, lstm_state"),
         ({"metadata": "lstm_state"}, "this data has none; use model.metadata=none"),
         ({"pool": 0}, r"model\.pool=0"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from heartnet.errors import HeartnetError
 from heartnet.logits import Logits
-from heartnet.model.deepheart import Activation, Clock, DeepHeart, MetadataMode, Readout, step_mask
+from heartnet.model.deepheart import Activation, Clock, DeepHeart, MetadataMode, Readout, check_choice, step_mask
 from heartnet.model.lstm import ForgetBias
 from heartnet.weeks import CHANNELS
 
@@ -91,6 +91,7 @@ class TwoTimescale(nn.Module):
             raise HeartnetError(
                 "model=two_timescale needs dt, which data.view=hourly has not; use data.view=readings, or another model"
             )
+        check_choice("metadata", metadata, get_args(MetadataMode))
         shared: dict[str, Any] = {
             "conv_units": conv_units, "kernel_sizes": list(kernel_sizes), "pool": pool, "lstm_units": lstm_units,
             "lstm_layers": lstm_layers, "dropout": dropout, "activation": activation, "readout": readout,

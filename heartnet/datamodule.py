@@ -23,6 +23,7 @@ from heartnet.hourly import HOURS
 from heartnet.network_inputs import VIEWS, View, padded, seen_of
 from heartnet.scaling import METADATA, Scaling, fit_scaling
 from heartnet.simulate import simulate
+from heartnet.simulate.planted import check_planted
 from heartnet.splits import labelled_weeks, split_weeks
 from heartnet.store import open_store, read_manifest
 from heartnet.tasks import Task
@@ -229,13 +230,15 @@ class SimulatedData(WeeksDataModule):
         effect_scale: float = 1.0,
         missing_labels: float = 0.1,
         base_rates: Mapping[str, float] | None = None,
+        planted: Sequence[str] = (),
         unlabelled_users: int = 0,
         **options: Unpack[BatchOptions],
     ) -> None:
         if unlabelled_users < 0:
             raise HeartnetError(f"data.unlabelled_users={unlabelled_users}: must be 0 or more")
         rates = None if base_rates is None else json.dumps(dict(base_rates))
-        weeks = _drawn(users + unlabelled_users, weeks_per_user, cohort_seed, effect_scale, missing_labels, rates)
+        people, wanted = users + unlabelled_users, check_planted(planted)
+        weeks = _drawn(people, weeks_per_user, cohort_seed, effect_scale, missing_labels, rates, wanted)
         count = users * weeks_per_user
         others = _between(weeks, count, len(weeks)) if unlabelled_users else None
         super().__init__(_between(weeks, 0, count), task, unlabelled=others, **options)
@@ -243,11 +246,17 @@ class SimulatedData(WeeksDataModule):
 
 @lru_cache(maxsize=1)
 def _drawn(
-    users: int, weeks_per_user: int, seed: int, effect_scale: float, missing_labels: float, base_rates: str | None
+    users: int,
+    weeks_per_user: int,
+    seed: int,
+    effect_scale: float,
+    missing_labels: float,
+    base_rates: str | None,
+    planted: tuple[str, ...],
 ) -> Weeks:
     """Draw a cohort, for a sweep over other things only once."""
     rates = None if base_rates is None else json.loads(base_rates)
-    return simulate(users, weeks_per_user, seed, effect_scale, missing_labels, rates)
+    return simulate(users, weeks_per_user, seed, effect_scale, missing_labels, rates, planted)
 
 
 def _between(weeks: Weeks, first: int, end: int) -> Weeks:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from heartnet.hourly import HOURLY, hourly_features
-from heartnet.weeks import Weeks
+from heartnet.weeks import UNKNOWN, WEAR_GAP_SECONDS, Weeks
 
 STATISTICS: tuple[str, ...] = (
     "mean",
@@ -47,6 +47,78 @@ def hourly_summary(weeks: Weeks, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.
         spread = np.sqrt(np.nansum((hours - mean) ** 2, axis=0) / np.maximum(count, 1))
         found[i] = [*mean, *np.where(count > 0, spread, np.nan)]
     return found
+
+
+HABITS_UNITS: dict[str, str] = {
+    "seconds_between": "s",
+    "workout_cadence_share": "share",
+    "workout_cadence_hours": "h",
+    "workout_hours": "h",
+    "clock_changes": "count",
+    "clock_range_hours": "h",
+    "bedtime_spread_hours": "h",
+}
+
+HABITS: tuple[str, ...] = tuple(HABITS_UNITS)
+"""How a week was measured, exercised, travelled and slept, in this order; units in `HABITS_UNITS`.
+
+`seconds_between`: median pause between readings. `workout_cadence_share`, `workout_cadence_hours`: of readings that
+follow the one before within `WORKOUT_CADENCE` seconds, as watches measure in workouts, their share and their time.
+`workout_hours`: time of readings that the data says are of workouts. `clock_changes`: how often the local clock was set
+by a quarter of an hour or more: journeys, summer time. `clock_range_hours`: how far apart its settings lie.
+`bedtime_spread_hours`: standard deviation, over nights, of the local time half way through sleep.
+"""
+
+WORKOUT_CADENCE = 10.0
+"""Seconds between readings up to which a watch measures as in a workout; Apple's do every 5 s."""
+
+_CLOCK_SET = 900.0  # seconds: zones and summer time are a quarter of an hour apart or more
+_NIGHTS = 3  # fewer have no spread
+
+
+def habits(weeks: Weeks, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return `[row, habit]`, in the order of `HABITS`; NaN where the data does not tell."""
+    return np.array([_habits(weeks, int(row)) for row in rows]).reshape(-1, len(HABITS))
+
+
+def _habits(weeks: Weeks, row: int) -> list[float]:
+    span = slice(int(weeks.offsets[row]), int(weeks.offsets[row + 1]))
+    local = np.asarray(weeks.local_time[span], dtype=np.int64)
+    dt = weeks.readings[span, 2].astype(np.float64)
+    pauses = dt[~np.isnan(dt)]
+    if not len(pauses):
+        return [float("nan")] * len(HABITS)
+    dense = pauses <= WORKOUT_CADENCE
+    set_by = np.where(np.isnan(dt[1:]), 0.0, np.diff(local) / 1e6 - dt[1:])
+    set_by = np.where(np.abs(set_by) >= _CLOCK_SET, set_by, 0.0)
+    settings = np.concatenate([[0.0], np.cumsum(set_by)]) / 3600
+    marks = {name: np.asarray(values[span]) for name, values in weeks.annotations.items()}
+    return [
+        float(np.median(pauses)),
+        float(dense.mean()),
+        float(pauses[dense].sum()) / 3600,
+        _hours_of(marks.get("in_workout"), dt),
+        float(np.count_nonzero(set_by)),
+        float(np.ptp(settings)),
+        _bedtime_spread(marks.get("asleep"), local),
+    ]
+
+
+def _hours_of(mark: npt.NDArray[np.uint8] | None, dt: npt.NDArray[np.float64]) -> float:
+    if mark is None or (mark == UNKNOWN).all():
+        return float("nan")
+    return float(dt[(mark == 1) & (dt <= WEAR_GAP_SECONDS)].sum()) / 3600
+
+
+def _bedtime_spread(asleep: npt.NDArray[np.uint8] | None, local: npt.NDArray[np.int64]) -> float:
+    if asleep is None:
+        return float("nan")
+    noon_on = local[asleep == 1] / 3.6e9 - 12
+    nights, night = np.unique(noon_on // 24, return_inverse=True)
+    if len(nights) < _NIGHTS:
+        return float("nan")
+    middle = [(noon_on[night == k].min() + noon_on[night == k].max()) / 2 - 24 * each for k, each in enumerate(nights)]
+    return float(np.std(middle))
 
 
 def _statistics(week: npt.NDArray[np.float64]) -> list[float]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
 
 from heartnet.errors import HeartnetError
-from heartnet.features import HOURLY_SUMMARY, hourly_summary
+from heartnet.features import HABITS, HOURLY_SUMMARY, habits, hourly_summary
 from heartnet.weeks import Weeks
 
 if TYPE_CHECKING:
@@ -50,14 +50,16 @@ KNOWN: dict[str, Any] = {
     "device": pl.String,
     "wear_hours": pl.Float32,
     "readings": pl.Int64,
+    **dict.fromkeys(HABITS, pl.Float32),
     **dict.fromkeys(HOURLY_SUMMARY, pl.Float32),
 }
 """What the network's predictions have besides, of the callback `predictions` and of `heartnet predict`.
 
 `split`: `train`, `val` or `test`; null is none of a run's. `logit`: what the network said, before the sigmoid; null for
 synthetic targets. `age`: years. `sex`: `female`, `male`. `bmi`: kg/m². `device`: as the data names it. `wear_hours`:
-hours worn in the week. `readings`: rows of the week. The others, mean and spread over the week of what is known of
-each hour, in the units of `heartnet.hourly.HOURLY_UNITS`. Null is unknown.
+hours worn in the week. `readings`: rows of the week. Then how the week was measured, exercised, travelled and slept, in
+the units of `heartnet.features.HABITS_UNITS`. The others, mean and spread over the week of what is known of each hour,
+in the units of `heartnet.hourly.HOURLY_UNITS`. Null is unknown.
 """
 
 COLUMNS: dict[str, Any] = PREDICTED | KNOWN
@@ -72,7 +74,8 @@ def known_of(weeks: Weeks, rows: npt.NDArray[np.int64]) -> pl.DataFrame:
     summary = pl.from_numpy(hourly_summary(weeks, rows), schema=list(HOURLY_SUMMARY))
     columns = ("user_id", "start", "age", "sex", "bmi", "device", "wear_hours", "readings")
     table = weeks.table[rows].select(columns).with_columns(pl.Series("week", rows, dtype=pl.Int64))
-    return pl.concat([table, summary.fill_nan(None)], how="horizontal")
+    how = pl.from_numpy(habits(weeks, rows), schema=list(HABITS))
+    return pl.concat([table, how.fill_nan(None), summary.fill_nan(None)], how="horizontal")
 
 
 def prediction_rows(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -13,6 +13,7 @@ from heartnet.conditions import CONDITIONS
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.simulate.literature import RISKS, TRAITS
 from heartnet.simulate.people import Person, draw_person, liability_threshold
+from heartnet.simulate.planted import as_a_stranger, check_planted, is_touched, planted_in
 from heartnet.simulate.travel import Clocks, draw_clocks
 from heartnet.simulate.week import WeekReadings, draw_week
 from heartnet.weeks import WEAR_GAP_SECONDS, Weeks
@@ -20,6 +21,7 @@ from heartnet.weeks import WEAR_GAP_SECONDS, Weeks
 __all__ = ["simulate"]
 
 FIRST_MONDAY = datetime(2024, 1, 1)
+_PLANTED = 1 << 20  # generators of what is planted, apart from those of blocks of days
 ANNOTATIONS = ("asleep", "in_workout", "in_af", "after_alcohol")
 
 
@@ -30,6 +32,7 @@ def simulate(
     effect_scale: float = 1.0,
     missing_labels: float = 0.1,
     base_rates: Mapping[str, float] | None = None,
+    planted: Sequence[str] = (),
 ) -> Weeks:
     """Draw a cohort: people, their conditions, their traits, then week after week of readings.
 
@@ -49,6 +52,8 @@ def simulate(
         missing_labels: share of survey answers left blank (null labels), from 0 up to but not including 1.
         base_rates: share of people with a condition, by name, in place of the literature's; for example a cohort
             enriched in atrial fibrillation.
+        planted: what makes heart rate tell less in some people, of `heartnet.simulate.planted.PLANTED`, for
+            `loss_patterns` to find; nothing else of the cohort changes by it.
 
     Returns:
         Weeks with `table` as the container says, and `utc_offset` (Int32, seconds from home as the week begins),
@@ -56,25 +61,36 @@ def simulate(
         effect scale), `true_<trait>` (Float64, units in `heartnet.simulate.literature.TRAITS`) and
         `true_travel_hours` (Float64, local clock minus body clock where they differ most in the week, 0 at home); and
         with `annotations` `asleep`, `in_workout`, `in_af` and `after_alcohol` (asleep after drinking). `device` is one
-        of `heartnet.simulate.watches`.
+        of `heartnet.simulate.watches`. With something planted, `true_touched` (Boolean): whether it
+        touches the week.
 
     Raises:
-        HeartnetError: an argument is out of its range, or a condition is unknown.
+        HeartnetError: an argument is out of its range, or a condition or what is to be planted is unknown.
     """
     rates = {risk.condition: risk.base_rate for risk in RISKS} | dict(base_rates or {})
     _check(users, weeks_per_user, seed, effect_scale, missing_labels, rates)
+    planted = check_planted(planted)
     thresholds = {risk.condition: liability_threshold(risk, rates[risk.condition]) for risk in RISKS}
     people: list[Person] = []
     weeks: list[WeekReadings] = []
     clocks: list[Clocks] = []
+    touched: list[bool] = []
     for user in range(users):
         person = draw_person(_generator(seed, user, 0), thresholds, effect_scale, missing_labels)
+        if planted:
+            person = planted_in(person, planted, _generator(seed, user, 0, _PLANTED))
         people.append(person)
         last_night = None
         for w in range(weeks_per_user):
             blocks = partial(_generator, seed, user, 0)
             clocks.append(draw_clocks(person.first_day + 7 * w, person.traits["journeys"], blocks))
-            weeks.append(draw_week(person, _generator(seed, user, 1 + w), clocks[-1], last_night))
+            measured = person
+            if planted:
+                touched.append(is_touched(person, clocks[-1], planted))
+            if planted and touched[-1]:
+                rng = _generator(seed, user, 0, _PLANTED + 1 + w)
+                measured = as_a_stranger(person, draw_person(rng, thresholds, effect_scale, missing_labels))
+            weeks.append(draw_week(measured, _generator(seed, user, 1 + w), clocks[-1], last_night))
             last_night = weeks[-1].last_night
 
     seconds = np.concatenate([week.seconds for week in weeks])
@@ -89,7 +105,7 @@ def simulate(
         readings=np.stack(channels, axis=1).astype(np.float32),
         local_time=np.repeat(monday, np.diff(offsets)) + local * 1_000_000,
         offsets=offsets,
-        table=_table(people, weeks_per_user, starts, offsets, dt, clocks),
+        table=_table(people, weeks_per_user, starts, offsets, dt, clocks, touched),
         conditions=CONDITIONS,
         annotations={
             name: np.concatenate([getattr(week, name) for week in weeks]).astype(np.uint8) for name in ANNOTATIONS
@@ -102,6 +118,7 @@ def simulate(
             "effect_scale": effect_scale,
             "missing_labels": missing_labels,
             "base_rates": rates,
+            "planted": list(planted),
         },
     )
 
@@ -146,6 +163,7 @@ def _table(
     offsets: np.ndarray[tuple[int], np.dtype[np.int64]],
     dt: np.ndarray[tuple[int], np.dtype[np.float32]],
     clocks: list[Clocks],
+    touched: list[bool],
 ) -> pl.DataFrame:
     """Return one row a week; wear hours are the pauses of at most `WEAR_GAP_SECONDS`, summed."""
     worn = np.concatenate([[0.0], np.cumsum(np.where(dt <= WEAR_GAP_SECONDS, dt, 0.0), dtype=np.float64)])
@@ -173,4 +191,5 @@ def _table(
     )
     repeated = by_person.select(pl.all().repeat_by(weeks_per_user).explode())
     table = pl.concat([repeated.select("user_id"), by_week, repeated.drop("user_id")], how="horizontal")
-    return table.select(pl.exclude("true_travel_hours"), "true_travel_hours")
+    table = table.select(pl.exclude("true_travel_hours"), "true_travel_hours")
+    return table.with_columns(pl.Series("true_touched", touched)) if touched else table

@@ -41,6 +41,7 @@ class Person:
         watch: which one is worn.
         first_week: number of the first week after the cohort's first Monday.
         first_day: day of the person's own calendar (`heartnet.simulate.travel`) on which the first week begins.
+        workout_length: how many times as long as those of others workouts are.
     """
 
     age: float
@@ -53,6 +54,7 @@ class Person:
     watch: Watch
     first_week: int
     first_day: int
+    workout_length: float = 1.0
 
 
 def draw_person(

@@ -182,8 +182,9 @@ def _workouts(person: Person, nights: _Nights, rng: np.random.Generator) -> _Exe
     """Return at most one workout a day, on foot or not, at 30 to 65 % of the heart-rate reserve."""
     wake, awake = nights.awake()
     days = np.flatnonzero(rng.random(7) < person.traits["workouts"] / 7)
-    minutes = np.clip(26 * np.exp(0.4 * rng.standard_normal(len(days))), 10, 90)
+    minutes = person.workout_length * np.clip(26 * np.exp(0.4 * rng.standard_normal(len(days))), 10, 90)
     start = wake[days] + ((awake[days] - 7200) * rng.random(len(days))).astype(np.int64)
+    minutes = np.minimum(minutes, 120)  # whoever works out for longer is in bed in time all the same
     effort = rng.uniform(0.30, 0.65, len(days))
     on_foot = rng.random(len(days)) < 0.7
     maximum = 208 - 0.7 * person.age  # Tanaka et al. 2001, J Am Coll Cardiol 37:153

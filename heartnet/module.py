@@ -138,7 +138,8 @@ class HeartnetModule(pl.LightningModule):
         batch = self._augmented(batch)
         loss = self.loss(self.score(batch), batch["targets"])
         size = len(batch["lengths"])
-        self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True, batch_size=size)
+        # The progress bar would wait for a GPU at every step, and leave it idle meanwhile.
+        self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=loss.is_cpu, batch_size=size)
         return loss
 
     def _augmented(self, batch: Batch) -> Batch:
@@ -206,7 +207,11 @@ class HeartnetModule(pl.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        # One kernel for all weights on a GPU; with a scaled loss, Lightning could not clip the gradients of that.
+        fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused or None
+        )
         if self.schedule == "constant":
             return optimizer
         steps = max(int(self.trainer.estimated_stepping_batches), 1)

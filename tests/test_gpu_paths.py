@@ -1,0 +1,206 @@
+"""What a GPU needs of the code and a CPU can show: no waiting inside a step, pinned batches, bfloat16.
+
+On the meta device tensors have no values, so whatever would bring one to the host, or needs one to know a shape,
+raises: `.item()`, `bool(tensor)`, `.cpu()`, boolean indices.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as lightning
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from heartnet.augment import AUGMENTATIONS
+from heartnet.datamodule import SimulatedData
+from heartnet.model import DeepHeart, HourlyCNN
+from heartnet.module import HeartnetModule
+from heartnet.tasks import Conditions
+
+
+@pytest.fixture(scope="module")
+def data() -> SimulatedData:
+    return SimulatedData(Conditions(), users=24, weeks_per_user=1)
+
+
+def module_of(data: SimulatedData, network: Any = None, **options: Any) -> HeartnetModule:
+    if network is None:
+        network = DeepHeart(outputs=len(data.targets), conv_units=8, lstm_units=8, lstm_layers=1, pool=8)
+    count = len(data.targets)
+    return HeartnetModule(
+        network, kind="conditions", targets=data.targets, target_mean=[0.2] * count, target_std=[1.0] * count,
+        scaling=data.scaling.as_dict(), **options,
+    )  # fmt: skip
+
+
+def short(batch: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
+    return batch | {"inputs": batch["inputs"][:, :steps], "lengths": batch["lengths"].clamp(max=steps)}
+
+
+def step_on_meta(module: HeartnetModule, batch: dict[str, Tensor]) -> None:
+    """Do a whole training step and one of validation where no tensor has values."""
+    module.to("meta")
+    batch = {name: value.to("meta") for name, value in batch.items()}
+    module.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
+    optimizer = torch.optim.AdamW(module.parameters())
+    module.training_step(batch, 0).backward()
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    optimizer.step()
+    module.validation_step(batch, 0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"pool": 2}, {"readout": "last"}, {"readout": "midpoint"}, {"readout": "both_ends"}, {"clock": "elapsed"},
+        {"metadata": "lstm_state"}, {"metadata": "only"}, {"metadata": "late_fusion"},
+        {"crop": 4}, {"level": 0.1, "gain": 0.1, "ectopy": 0.1},
+    ],
+    ids=lambda options: " ".join(map(str, options.values())) or "default",
+)  # fmt: skip
+def test_no_step_of_deepheart_brings_a_value_to_the_host(data: SimulatedData, options: dict[str, Any]) -> None:
+    augmentation = {name: value for name, value in options.items() if name in AUGMENTATIONS}
+    network = DeepHeart(
+        outputs=len(data.targets), metadata_size=data.metadata_size, conv_units=4, lstm_units=4, lstm_layers=2,
+        **{name: value for name, value in options.items() if name not in AUGMENTATIONS},
+    )  # fmt: skip
+    step_on_meta(module_of(data, network, augmentation=augmentation), short(next(iter(data.train_dataloader())), 8))
+
+
+def test_nor_of_the_hourly_network() -> None:
+    data = SimulatedData(Conditions(), users=24, weeks_per_user=1, view="hourly")
+    step_on_meta(
+        module_of(data, HourlyCNN(outputs=len(data.targets), conv_units=4)), next(iter(data.train_dataloader()))
+    )
+
+
+@pytest.mark.parametrize("fault", ["item", "bool", "cpu", "index"])
+def test_a_network_that_waits_is_seen(data: SimulatedData, fault: str) -> None:
+    class Waiting(DeepHeart):
+        def forward(self, inputs: Tensor, lengths: Tensor, metadata: Tensor | None = None) -> Any:
+            if fault == "item":
+                inputs = inputs[:, : int(lengths.max())]
+            elif fault == "bool" and (lengths == inputs.shape[1]).all():
+                inputs = inputs + 0
+            elif fault == "cpu":
+                lengths = lengths.cpu()
+            elif fault == "index":
+                lengths[lengths > 8].sum()
+            return super().forward(inputs, lengths, metadata)
+
+    network = Waiting(outputs=len(data.targets), conv_units=4, lstm_units=4, lstm_layers=1)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        step_on_meta(module_of(data, network), short(next(iter(data.train_dataloader())), 8))
+
+
+class Reads(TorchDispatchMode):
+    """Counts by place the values that are read from tensors; not the optimiser's counters, which lie on the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten._local_scalar_dense.default:
+            files = [frame.filename for frame in traceback.extract_stack()]
+            if not any("torch/optim" in file for file in files):
+                self.places[next(file for file in reversed(files) if "/torch/" not in file and __file__ != file)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def reads_of(data: SimulatedData, folder: Path, epochs: int, log_every: int, *, gpu: bool) -> int:
+    """Return how many values a training reads, with what `training_step` asks of the progress bar on a GPU or not."""
+    module = module_of(data, schedule="constant")
+    log = module.log
+    if gpu:
+        module.log = lambda *a, **named: log(*a, **(named | {"prog_bar": False}))  # type: ignore[method-assign]
+    trainer = lightning.Trainer(
+        max_epochs=epochs, log_every_n_steps=log_every, limit_val_batches=0, default_root_dir=folder,
+        enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False, accelerator="cpu",
+        logger=lightning.loggers.CSVLogger(folder), gradient_clip_val=1.0,
+    )  # fmt: skip
+    with Reads() as reads:
+        trainer.fit(module, datamodule=data)
+    return reads.places.total()
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*many workers.*", "ignore:.*Experiment logs directory.*", "ignore:.*smaller than the logging interval.*"
+)
+def test_lightning_reads_nothing_between_steps_that_are_not_logged(data: SimulatedData, tmp_path: Path) -> None:
+    def each(log_every: int, *, gpu: bool) -> float:
+        counts = [reads_of(data, tmp_path, epochs, log_every, gpu=gpu) for epochs in (1, 4)]
+        steps = 3 * len(data.train_dataloader())
+        return (counts[1] - counts[0] - 3) / steps  # a loader reads one number an epoch, for its workers
+
+    assert each(50, gpu=True) == 0
+    assert each(1, gpu=True) >= 1  # else nothing of this is seen
+    assert each(50, gpu=False) >= 1  # the progress bar's number, which a GPU is spared
+
+
+def test_the_loss_is_in_the_progress_bar_only_on_a_cpu(data: SimulatedData) -> None:
+    batch = short(next(iter(data.train_dataloader())), 64)
+    asked: dict[str, Any] = {}
+    for device in ("cpu", "meta"):
+        module = module_of(data).to(device)
+        module.log = lambda *_, **named: asked.update(named)  # type: ignore[method-assign,assignment]
+        module.training_step({name: value.to(device) for name, value in batch.items()}, 0)
+        assert asked["prog_bar"] == (device == "cpu")
+
+
+def test_batches_are_pinned_for_a_gpu_and_moved_without_waiting(
+    data: SimulatedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not data.train_dataloader().pin_memory or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert data.train_dataloader().pin_memory
+    assert data.val_dataloader().pin_memory
+    moved: list[dict[str, Any]] = []
+    monkeypatch.setattr(Tensor, "to", lambda self, *_, **named: moved.append(named) or self)
+    module_of(data).transfer_batch_to_device(data.batch(data.rows["train"][:2]), torch.device("cuda"), 0)
+    assert len(moved) == 5
+    assert all(named["non_blocking"] for named in moved)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "fused"),
+    [("cpu", "32-true", None), ("cuda", "bf16-mixed", True), ("cuda", "32-true", True), ("cuda", "16-mixed", None)],
+)
+def test_adamw_is_fused_on_a_gpu(
+    data: SimulatedData, monkeypatch: pytest.MonkeyPatch, device: str, precision: str, fused: bool | None
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(HeartnetModule, "device", torch.device(device))
+    monkeypatch.setattr(HeartnetModule, "trainer", type("Trainer", (), {"precision": precision}))
+    monkeypatch.setattr(torch.optim, "AdamW", lambda _, **named: asked.update(named))
+    module_of(data, schedule="constant").configure_optimizers()
+    assert asked["fused"] is fused
+
+
+def test_the_training_curve_in_bfloat16_is_nearer_than_another_seed(data: SimulatedData) -> None:
+    batches = [short(batch, 256) for batch in data.train_dataloader()]
+
+    def curve(seed: int, *, bfloat16: bool) -> Tensor:
+        torch.manual_seed(seed)
+        module = module_of(data)
+        optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
+        losses = []
+        for batch in batches * 10:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                loss = module.loss(module.score(batch), batch["targets"])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        return torch.tensor(losses)
+
+    plain = torch.stack([curve(seed, bfloat16=False) for seed in range(5)])
+    half = torch.stack([curve(seed, bfloat16=True) for seed in range(5)])
+    assert 0 < (plain - half).abs().mean() < 0.5 * (plain[:, None] - plain).abs().sum() / (20 * plain.shape[1])
+    assert half[:, -len(batches) :].mean() < half[:, : len(batches)].mean()

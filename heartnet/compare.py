@@ -161,6 +161,10 @@ def _rows(run: Run, name: str) -> list[Row]:
     """Return the row of the network, and of each other model that the run has predictions of."""
     row = Row(name, NETWORK, run.folder, decades=decades(run), silent=silent(run), pace=pace(run))
     row = replace(row, weights=weights(run.folder), simulated=bool(run.simulated))
+    if any(run.folder.glob("fold-*")):
+        row = replace(
+            row, notes=("Folds are pooled: each week is scored by the network that had not seen its person.",)
+        )
     if run.status is not None and run.status.state != "finished":
         row = replace(row, notes=(*row.notes, f"{name}: {run.status.state}"))
     try:

@@ -120,5 +120,9 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     lines.append("In brackets 95 % intervals from resampling people; of one training each, so its luck is not in them.")
     if any(row.simulated for row in rows):
         lines.append("Simulated weeks: these scores say nothing about real people.")
-    lines.append("weeks/s: in training, median over steps, on that machine under the load of the time.")
+    lines += [
+        "decades: by how many powers of ten a far reading counts less than a near one (amnesia), at its worst.",
+        "silent: units of a layer that fall silent in workouts (activation_heatmap), of the worst layer.",
+        "weeks/s: in training, median over steps, on that machine under the load of the time.",
+    ]
     return [*lines, *dict.fromkeys(note for row in rows for note in row.notes)]

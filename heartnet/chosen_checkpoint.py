@@ -13,6 +13,7 @@ from heartnet.conditions import in_order
 from heartnet.errors import HeartnetError
 from heartnet.module import HeartnetModule, load_checkpoint
 from heartnet.network_inputs import VIEWS, View
+from heartnet.people import Way, chosen_ways
 from heartnet.synthetic import check_targets
 
 
@@ -28,6 +29,7 @@ class Chosen:
         epochs: that are behind it.
         configuration: the run's `config.yaml`; empty if it is not there.
         fold: the number of its fold, if it is of one.
+        ways: how a person's weeks become one score, by condition, as the run chose it; empty if it chose nothing.
     """
 
     path: Path
@@ -37,6 +39,7 @@ class Chosen:
     epochs: int
     configuration: Mapping[str, Any] = field(default_factory=dict)
     fold: int | None = None
+    ways: Mapping[str, Way] = field(default_factory=dict)
 
 
 def choose_checkpoint(run: Path, which: str = "best") -> Chosen:
@@ -76,8 +79,15 @@ def choose_checkpoint(run: Path, which: str = "best") -> Chosen:
         )
     return Chosen(
         path, module, view, channels > len(VIEWS[view]), int(about.get("epoch", -1)) + 1, configuration,
-        int(fold) if fold.isdigit() else None,
+        int(fold) if fold.isdigit() else None, _ways(path, about),
     )  # fmt: skip
+
+
+def _ways(path: Path, about: Mapping[str, Any]) -> dict[str, Way]:
+    try:
+        return chosen_ways(about)
+    except HeartnetError as error:
+        raise HeartnetError(f"{path}: a damaged checkpoint ({error})") from error
 
 
 def _check_targets(path: Path, module: HeartnetModule) -> None:

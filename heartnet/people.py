@@ -115,8 +115,8 @@ def person_table(weeks: pl.LazyFrame | Path, targets: Sequence[str], without: Se
 
     Columns: `user_id`, `target`, `value` (1, 0; null where no week's label is known, or where it changes), `changes`
     (whether it changes), `weeks`, `wear_hours` (of all weeks together; null where unknown), `split` (null where their
-    weeks are of several, or of none), one for each of `WAYS`, and what `features` reads. A week whose score is NaN or
-    infinite makes all of a person's scores NaN.
+    weeks are of several, or of none), `seen` (whether a week is of the training or validation split), one for each of
+    `WAYS`, and what `features` reads. A week whose score is NaN or infinite makes all of a person's scores NaN.
 
     Noisy-or after J. Pearl, "Probabilistic Reasoning in Intelligent Systems", 1988.
 
@@ -147,6 +147,7 @@ def person_table(weeks: pl.LazyFrame | Path, targets: Sequence[str], without: Se
         pl.len().cast(pl.Int64).alias("weeks"),
         pl.when(pl.col("wear").is_not_null().any()).then(pl.col("wear").sum()).alias("wear_hours"),
         pl.when(pl.col("split").n_unique() == 1).then(pl.col("split").first()).alias("split"),
+        pl.col("split").is_in(["train", "val"]).fill_null(False).any().alias("seen"),
         pl.col("logit").mean().alias("mean_of_logits"),
         pl.col("logit").std(ddof=0).alias("spread"),
         pl.col("logit").max().alias("highest_logit"),

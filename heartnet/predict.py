@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from heartnet.diagnostics.comparison import FEWEST
 from heartnet.errors import HeartnetError
 from heartnet.folders import short
 from heartnet.network_inputs import padded, seen_of
+from heartnet.predict_people import asked, people_account, ways_of, write_people
 from heartnet.prediction_file import PredictionFile
 from heartnet.predictions import known_of, prediction_rows, scored_weeks
 from heartnet.progress import predicting
@@ -47,15 +49,26 @@ def predict_command(arguments: argparse.Namespace) -> None:
         HeartnetError: for whatever is wrong with run, store or options; nothing is written then.
     """
     _check_out(arguments.out, overwrite=arguments.overwrite)
+    by_user = asked(arguments.by)
     if arguments.batch_size is not None and arguments.batch_size < 1:
         raise HeartnetError(f"--batch-size {arguments.batch_size}: must be at least 1")
     chosen = choose_checkpoint(arguments.run_folder, arguments.checkpoint)
     weeks = open_store(arguments.store)
-    predict(
-        chosen, weeks, arguments.out, split=splits_of(chosen, arguments.store, weeks), batch_size=arguments.batch_size,
-        device=_device(arguments.device),
-    )  # fmt: skip
-    _print_account(chosen, weeks, arguments.out)
+    ways = None if by_user is None else ways_of(chosen, by_user)
+    split = splits_of(chosen, arguments.store, weeks)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{arguments.out.name}.weeks-", dir=arguments.out.absolute().parent
+    ) as own:
+        out = arguments.out if ways is None else Path(own) / "weeks.parquet"
+        predict(
+            chosen, weeks, out, split=split, batch_size=arguments.batch_size, device=_device(arguments.device)
+        )  # fmt: skip
+        if ways is None:
+            _print_account(chosen, weeks, out)
+        else:
+            table = write_people(out, arguments.out, ways)
+            for renderable in people_account(chosen, table, ways, weeks.simulated, arguments.out):
+                Console(highlight=False).print(renderable, soft_wrap=isinstance(renderable, str), markup=False)
 
 
 def predict(

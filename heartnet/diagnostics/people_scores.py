@@ -24,6 +24,8 @@ FOLDS = 5
 STRICT = 0.99
 """Level of the interval of a difference that a choice rests on: several ways are compared with one."""
 
+_MOST_CELLS = 200_000_000  # people times draws
+_FEWEST_DRAWS = 200
 _NONE = Interval(math.nan, math.nan, math.nan)
 
 
@@ -106,10 +108,6 @@ def people_scores(
 ) -> PeopleScores:
     """Return how good the scores of people are, by each way, and the way that is chosen on them, or was before.
 
-    The fallback is chosen, unless another way has a Brier score whose interval of level `STRICT` lies below that of the
-    fallback; of several such the one with the lowest. The Brier score counts ranking and calibration alike, and a bare
-    lowest number would pick by luck. Choose on people of the validation, and never on those it is judged on.
-
     Args:
         target: the condition.
         table: of `heartnet.people.person_table`, its rows of this target.
@@ -129,16 +127,40 @@ def people_scores(
     )  # fmt: skip
     if bare.diverged or 0 in (bare.having, bare.without):
         return bare
-    scores = {name: Way(name).scores(known) for name in WAYS}
+    scores = _scores(known, value, seed) if chosen is None else {name: Way(name).scores(known) for name in WAYS}
     if chosen is not None and chosen.kind == LEARNED:
         scores[LEARNED] = chosen.scores(known)
-    elif chosen is None and bare.several and not bare.few:
-        scores[LEARNED] = cross_fitted(features(known), value, seed)
+    draws = min(draws, max(_MOST_CELLS // len(value), _FEWEST_DRAWS))
     ways = {name: _scored(each, scores[FALLBACK], value, draws, seed) for name, each in scores.items()}
     if chosen is None:
-        chosen = _choice(ways, known, value) if bare.several and not bare.few else Way()
+        chosen = choice(table, draws=draws, seed=seed)
     week, gain = _gain(scores[chosen.kind], value, known["user_id"].to_numpy(), score, user, draws, seed)
     return PeopleScores(**(vars(bare) | {"ways": ways, "chosen": chosen, "week": week, "gain": gain}))
+
+
+def choice(table: pl.DataFrame, *, draws: int = 1000, seed: int = 0) -> Way:
+    """Return the way that is chosen on some people: those of the validation, never those it is judged on.
+
+    It is the fallback, unless another way has a Brier score that is lower beyond luck, by the interval of level
+    `STRICT` of the difference; of several such it is the one with the lowest. The Brier score counts ranking and
+    calibration alike. A bare lowest number would be picked by luck.
+
+    Args:
+        table: of `heartnet.people.person_table`, its rows of one target.
+        draws: resamples.
+        seed: of folds and draws.
+    """
+    known = table.filter(pl.col("value").is_not_null())
+    value = known["value"].to_numpy().astype(np.float64)
+    if min((value == 1).sum(), (value == 0).sum()) < FEWEST or not (known["weeks"] > 1).any():
+        return Way()
+    if not np.isfinite(known["mean"].to_numpy()).all():
+        return Way()
+    errors = {name: (each - value) ** 2 for name, each in _scores(known, value, seed).items()}
+    draws = min(draws, max(_MOST_CELLS // len(value), _FEWEST_DRAWS))
+    better = [name for name, each in errors.items() if _worse(each, errors[FALLBACK], draws, seed).high < 0]
+    best = min(better, key=lambda name: float(errors[name].mean()), default=FALLBACK)
+    return fitted(features(known), value) if best == LEARNED else Way(best)
 
 
 def cross_fitted(seen: Float[np.ndarray, "person feature"], value: Floats, seed: int = 0) -> Floats:
@@ -173,15 +195,22 @@ def _scored(score: Floats, fallback: Floats, value: Floats, draws: int, seed: in
     brier, tilt, off = intervals(
         lambda weights: np.stack([each(weights) for each in both]), people, draws=draws, seed=seed
     )
-    worse = mean((score - value) ** 2 - (fallback - value) ** 2)
-    [apart] = intervals(_row(worse), people, draws=draws, level=STRICT, seed=seed)
-    return WayScore(ranked, brier, tilt, off, apart)
+    worse = _worse((score - value) ** 2, (fallback - value) ** 2, draws, seed)
+    return WayScore(ranked, brier, tilt, off, worse)
 
 
-def _choice(ways: Mapping[str, WayScore], known: pl.DataFrame, value: Floats) -> Way:
-    better = [name for name, it in ways.items() if it.worse.high < 0]
-    best = min(better, key=lambda name: ways[name].brier.value, default=FALLBACK)
-    return fitted(features(known), value) if best == LEARNED else Way(best)
+def _scores(known: pl.DataFrame, value: Floats, seed: int) -> dict[str, Floats]:
+    """Return the scores of people by each way, `LEARNED` cross-fitted if there is something to learn from."""
+    scores = {name: Way(name).scores(known) for name in WAYS}
+    if min((value == 1).sum(), (value == 0).sum()) >= FEWEST and (known["weeks"] > 1).any():
+        scores[LEARNED] = cross_fitted(features(known), value, seed)
+    return scores
+
+
+def _worse(error: Floats, fallback: Floats, draws: int, seed: int) -> Interval:
+    people = np.arange(len(error))
+    [found] = intervals(_row(mean(error - fallback)), people, draws=draws, level=STRICT, seed=seed)
+    return found
 
 
 def _gain(

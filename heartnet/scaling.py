@@ -47,8 +47,10 @@ class Scaling:
     def apply(self, readings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return `[…, channel]` readings in natural units as the network sees them; NaN becomes 0."""
         values = _spanned(readings, self.channels)
-        scaled = (values - np.array(self.mean, dtype=np.float32)) / np.array(self.std, dtype=np.float32)
-        return np.where(np.isnan(scaled), np.float32(0), scaled)
+        values -= np.array(self.mean, dtype=np.float32)
+        values /= np.array(self.std, dtype=np.float32)
+        np.copyto(values, 0, where=np.isnan(values))
+        return values
 
     def invert(self, inputs: npt.NDArray[np.float32 | np.float64]) -> npt.NDArray[np.float64]:
         """Return `[…, channel]` readings in natural units, float64, from what the network sees.
@@ -110,8 +112,11 @@ def metadata_values(table: pl.DataFrame) -> npt.NDArray[np.float64]:
 
 
 def _spanned(readings: npt.NDArray[np.float32], channels: tuple[str, ...]) -> npt.NDArray[np.float32]:
-    logarithmic = np.isin(channels, LOGARITHMIC)
-    return np.where(logarithmic, np.log1p(np.maximum(readings, 0)), readings).astype(np.float32)
+    values = np.array(readings)
+    for place, channel in enumerate(channels):
+        if channel in LOGARITHMIC:
+            values[..., place] = np.log1p(np.maximum(values[..., place], 0))
+    return values.astype(np.float32, copy=False)
 
 
 def _or_one(spread: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -69,7 +69,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def _print(rows: Sequence[Row], columns: Sequence[tuple[str, Sequence[str]]]) -> None:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1 if len(columns) < 4 else 0))
     table.add_column("", no_wrap=True)
     for head, _ in columns:
         table.add_column(head.replace("_", " "), justify="right")

@@ -149,8 +149,8 @@ def _draw_trace(axes: dict[str, Axes], trace: WeekTrace) -> None:
     rate.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     name_axis(rate, "heart rate\n(bpm)")
     if "steps" in axes:
-        edges = np.arange(len(trace.steps)) * trace.steps_width
-        axes["steps"].bar(edges, trace.steps, trace.steps_width * 0.9, align="edge", color=_STEPS, linewidth=0)
+        edges = np.arange(len(trace.steps) + 1) * trace.steps_width
+        axes["steps"].stairs(trace.steps, edges, fill=True, color=_STEPS)  # bars would take half of all the time
         axes["steps"].yaxis.set_major_locator(MaxNLocator(2, integer=True))
         axes["steps"].set_ylim(bottom=0)
         name_axis(axes["steps"], f"steps in\n{_span(trace.steps_width)}")

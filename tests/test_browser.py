@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_report import wins_and_losses
+
+from heartnet.report import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -180,6 +183,73 @@ def test_the_report_shows_its_pictures_and_asks_nobody(browser: Browser, run: Pa
         browser.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         assert browser.value("document.documentElement.scrollWidth") <= width
     browser.call("Emulation.clearDeviceMetricsOverride")
+
+
+@pytest.fixture
+def weeks_page(tmp_path: Path) -> str:
+    """The report of a run with twelve pictures of weeks, of two conditions."""
+    wins_and_losses(tmp_path / "run")
+    return write_report(tmp_path / "run").as_uri()
+
+
+VISIBLE = """[...document.querySelectorAll('.pager img')].filter(e => e.checkVisibility()).map(e => e.alt)"""
+
+
+def test_weeks_are_paged_through_by_click_and_by_key(browser: Browser, weeks_page: str) -> None:
+    browser.open(weeks_page)
+
+    def shown() -> list[str]:
+        return [alt.partition(":")[0] for alt in browser.value(VISIBLE)]
+
+    def click(selector: str) -> None:
+        place = f"document.querySelector({json.dumps(selector)})"
+        browser.value(f"{place}.scrollIntoView({{block: 'center'}})")
+        x, y = browser.value(f"(b => [b.left + b.width / 2, b.top + b.height / 2])({place}.getBoundingClientRect())")
+        for kind in ("mousePressed", "mouseReleased"):
+            browser.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def press(key: str, code: int) -> None:
+        for kind in ("keyDown", "keyUp"):
+            browser.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
+    assert shown() == ["diabetes, false positive 1"], "of each condition one; the second is folded up"
+    click("#week-1-1 ~ .body .turns label:last-child")
+    assert shown() == ["diabetes, false positive 2"]
+    for expected in ("false positive 3", "true positive 1"):
+        press("ArrowRight", 39)
+        assert shown() == [f"diabetes, {expected}"]
+    press("ArrowLeft", 37)
+    assert shown() == ["diabetes, false positive 3"]
+    click("#week-1-3 ~ .body .turns label:first-child")
+    assert shown() == ["diabetes, false positive 2"]
+    click("#week-1-6")
+    assert shown() == ["diabetes, true positive 3"]
+    click("table.weeks label[for='week-1-5']")
+    assert shown() == ["diabetes, true positive 2"]
+    click("details.wins:not([open]) > summary")
+    assert shown() == ["diabetes, true positive 2", "sleep apnea, false positive 1"], "each pages by itself"
+    click("#week-2-1 ~ .body .turns label:last-child")
+    assert shown() == ["diabetes, true positive 2", "sleep apnea, false positive 2"]
+    assert [each for each in browser.requests() if not each.startswith("data:image/png;")] == [weeks_page]
+
+
+def test_weeks_fit_a_telephone_and_all_are_printed(browser: Browser, weeks_page: str) -> None:
+    browser.open(weeks_page)
+    browser.value("document.querySelectorAll('details').forEach(e => e.open = true)")
+    try:
+        for width in (1280, 390):
+            browser.call(
+                "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+            )
+            assert browser.value("document.documentElement.scrollWidth") <= width
+            small = "[...document.querySelectorAll('.pager input')].some(e => e.getBoundingClientRect().width < 20)"
+            assert not browser.value(small)
+            assert browser.value("document.querySelector('.pager img').getBoundingClientRect().width") >= 690
+        browser.call("Emulation.setEmulatedMedia", media="print")
+        assert len(browser.value(VISIBLE)) == 12
+    finally:
+        browser.call("Emulation.clearDeviceMetricsOverride")
+        browser.call("Emulation.setEmulatedMedia", media="")
 
 
 def test_curves_are_drawn_within_their_axes(browser: Browser, run: Path) -> None:

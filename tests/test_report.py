@@ -13,6 +13,7 @@ from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,31 @@ def predictions(file: Path, model: str, seed: int) -> pl.DataFrame:
     return frame
 
 
+WINS = ("false_positive", "true_positive")
+
+
+def wins_and_losses(
+    folder: Path, *, split: str = "test", targets: tuple[str, ...] = ("diabetes", "sleep_apnea")
+) -> None:
+    """Leave what the callback wins_and_losses leaves: three weeks of two kinds, each picture of a grey of its own."""
+    rows = [
+        {"kind": kind, "rank": rank, "error": 0.9, "model": "network", "user_id": f"user-{rank}", "week": rank,
+         "start": "2024-01-01T00:00:00.000000", "target": target, "value": 0.0, "score": 0.91234, "split": split,
+         "logit": 2.3, "age": 61.0, "sex": "female", "bmi": 27.25, "device": None, "wear_hours": 101.4,
+         "readings": 3210, "mean_of_steps": 1.0}
+        for target in targets for kind in WINS for rank in (1, 2, 3)
+    ]  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    pl.DataFrame(rows).write_csv(
+        folder / ("wins_and_losses.csv" if split == "test" else f"{split}_wins_and_losses.csv")
+    )
+    with SummaryWriter(str(folder), filename_suffix=split) as writer:
+        for number, row in enumerate(rows):
+            tag = f"wins_and_losses/{split}/{row['target']}/{row['kind']}/{row['rank']}"
+            writer.add_image(tag, picture(10 * number + 5, (1000, 540)), 7)
+            writer.add_text(f"wins_and_losses/{split}/{row['target']}", "| a table |", 7)
+
+
 def check_safe(text: str) -> Reader:
     """Assert that a page is whole, and that nothing in it runs or comes from elsewhere."""
     reader = Words(text)
@@ -169,6 +195,71 @@ def test_what_a_run_found_stands_on_its_page(run: Path, capsys: pytest.CaptureFi
     images = [attributes["src"] for tag, attributes in reader.elements if tag == "img"]
     colours = [Image.open(BytesIO(b64decode(str(each).partition(",")[2]))).getpixel((5, 5)) for each in images]
     assert colours == [(39, 39, 39), (19, 19, 19)], "the newest first"
+
+
+def test_one_can_page_through_wins_and_losses(run: Path) -> None:
+    wins_and_losses(run)
+    wins_and_losses(run, split="val", targets=("diabetes",))
+    wins_and_losses(run / "fold-1", targets=("diabetes",))
+    text = write_report(run).read_text(encoding="utf-8")
+    reader = check_safe(text)
+    inputs = [attributes for tag, attributes in reader.elements if tag == "input"]
+    groups_of: dict[str, list[str]] = {}
+    for each in inputs:
+        groups_of.setdefault(str(each["name"]), []).append(str(each["id"]))
+    assert [len(ids) for ids in groups_of.values()] == [6, 6, 6, 6], "test, two conditions; validation; a fold"
+    assert [each["id"] for each in inputs if "checked" in each] == [ids[0] for ids in groups_of.values()]
+    labels = [str(attributes["for"]) for tag, attributes in reader.elements if tag == "label"]
+    assert set(labels) == {str(each["id"]) for each in inputs}
+    for ids in groups_of.values():
+        for before, after in pairwise(ids):  # previous and next, and each row of the table
+            assert labels.count(before) >= 2
+            assert labels.count(after) >= 2
+    images = [attributes for tag, attributes in reader.elements if tag == "img" and "user-" in str(attributes["alt"])]
+    pixels = [Image.open(BytesIO(b64decode(str(each["src"]).partition(",")[2]))).convert("RGB") for each in images]
+    shade = [each.getpixel((5, 5))[0] for each in pixels]  # type: ignore[index]
+    assert shade[:12] == list(range(5, 125, 10)), "in the order of the table"
+    assert images[1]["alt"] == (
+        "diabetes, false positive 2: person user-2, week 01 Jan 2024, score 0.912, label has it not, age 61, "
+        "sex female, BMI 27.2, hours worn 101, readings 3,210"
+    )
+    words = " ".join(reader.text.split())
+    assert "1 of 6: false positive, has it not, but scored high" in words
+    assert "a table" not in words
+    assert "device" not in words[words.index("Wins and losses The weeks") : words.index("Curves Over")]
+    assert words.count("wins_and_losses/") == 0, "their pictures stand here alone"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"kind,rank\nfalse_positive,1\n", "wins_and_losses.csv cannot be read"),
+        (b"\xff\xfe", "wins_and_losses.csv cannot be read"),
+        (b"", "wins_and_losses.csv cannot be read"),
+        (
+            b"kind,rank,target,user_id,start,score,value,age,sex,bmi,device,wear_hours,readings\n"
+            b"odd,x,t,<b>u</b>,never,nan,2,inf,1e999,x,y,,z\n",
+            "<b>u</b>",
+        ),
+    ],
+)  # fmt: skip
+def test_odd_tables_of_weeks_are_shown_or_noted(run: Path, content: bytes, said: str) -> None:
+    (run / "wins_and_losses.csv").write_bytes(content)
+    assert said in words_of(write_report(run).read_text(encoding="utf-8"))
+
+
+def test_pictures_of_weeks_are_bounded(run: Path) -> None:
+    wins_and_losses(run)
+    noise = np.random.default_rng(0).integers(0, 255, (3, 1100, 1100)).astype(np.uint8)
+    with SummaryWriter(str(run), filename_suffix=".noise") as writer:
+        for kind in WINS:
+            writer.add_image(f"wins_and_losses/test/diabetes/{kind}/1", noise, 8)
+            writer.add_image(f"wins_and_losses/test/diabetes/{kind}/2", noise, 8)
+    text = write_report(run).read_text(encoding="utf-8")
+    assert len(text) < 8_000_000
+    words = words_of(text)
+    assert re.search(r"[34] pictures are left out", words)
+    assert "false positive 1" in words, "in the table it stays"
 
 
 def test_scores_are_those_of_scikit_learn(run: Path) -> None:

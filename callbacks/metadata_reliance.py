@@ -43,6 +43,7 @@ class MetadataReliance(OnPredictions):
 
     Logs, for each split, `val` or `test`, and target, all with `_low` and `_high` behind their name too:
         `metadata_reliance/{split}/rank/{target}`: rank correlation with the metadata model.
+        `metadata_reliance/{split}/gain/{target}`: AUROC less the metadata model's.
         `metadata_reliance/{split}/given_metadata/{target}`, `…/given_score/{target}`: partial rank correlation of the
         score with the target given the metadata model's, and of that with the target given the score.
         `metadata_reliance/{split}/between/{target}`, `…/within/{target}`: spread between and within people, in logits

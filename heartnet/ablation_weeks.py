@@ -81,7 +81,9 @@ def ablations(
         said = asked.join(part, on="week", how="left", maintain_order="left")
         value, score = (said[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in ("value", "score"))
         _check_same(before[:, i], score)
-        slope, start = (1.0, 0.0) if predicted.kind == "conditions" else np.polyfit(before[:, i], score, 1)
+        slope, start = 1.0, 0.0
+        if predicted.kind == "synthetic" and np.isfinite(before[:, i]).all():  # from scores to the target's unit
+            slope, start = np.polyfit(before[:, i], score, 1)
         lost = losses(
             target, slope * before[:, i] + start,
             {key: slope * each[:, :, i] + start for key, each in after.items()},
@@ -139,7 +141,7 @@ def _metadata_place(probe: Probe, batch: Any) -> int | None:
 
 def _check_same(before: npt.NDArray[np.float64], score: npt.NDArray[np.float64]) -> None:
     """Refuse weeks of which the network now says something else, because they are others or it is another."""
-    if np.ptp(before) < 1e-4 or np.ptp(score) < 1e-4:
+    if not (np.isfinite(before).all() and np.isfinite(score).all()) or min(np.ptp(before), np.ptp(score)) < 1e-4:
         return
     same = np.corrcoef(rankdata(before), rankdata(score))[0, 1]
     if not same > _SAME:

@@ -79,7 +79,7 @@ def _scatter(ax: Axes, it: Reliance, score: Any, metadata: Any, value: Any, user
         for label, colour, name in ((0, _WITHOUT, "without it"), (1, _WITH, "with it")):
             these = chosen & (value == label)
             ax.plot(x[these], score[these], "o", color=colour, label=name, **style)
-        ax.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.02, 0.99), handletextpad=0.1)
+        ax.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.03, 0.99), handletextpad=0.0)
     else:
         ax.plot(x[chosen], score[chosen], "o", color=_WITHOUT, **style)
     if metadata is None:
@@ -104,14 +104,14 @@ def _bars(ax: Axes, it: Ablation) -> None:
     ax.invert_yaxis()
     drawn = ((_PERMUTED, "permuted between weeks"), (_REMOVED, "removed"))
     keys = [Patch(color=colour, alpha=0.75, label=name) for colour, name in drawn]
-    ax.legend(handles=keys, fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.02, 0.99))
+    ax.legend(handles=keys, fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.03, 0.99))
     score = "AUROC" if it.kind == "conditions" else "share of variance explained"
-    _label(ax, f"{score} {it.whole}, of {it.weeks:,} weeks\nwithout training again", f"loss of {score}", "")
+    _label(ax, f"{score} {it.whole}\n{it.weeks:,} weeks, not trained again", f"loss of {score}", "")
     ax.tick_params(axis="y", labelsize=9)
 
 
 def _label(ax: Axes, title: str, x: str, y: str) -> None:
-    ax.set_title(title, fontsize=9.5, loc="left")
+    ax.set_title(title, fontsize=9, loc="left")
     ax.set_xlabel(x, fontsize=9)
     ax.set_ylabel(y, fontsize=9)
     ax.tick_params(labelsize=8)

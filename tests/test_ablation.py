@@ -206,7 +206,7 @@ def test_synthetic_targets_lose_explained_variance() -> None:
     assert found.whole.value == pytest.approx(r2_score(value, before[:, 0]))
     left = next(each.left for each in found.parts if (each.what, each.how) == ("age", "permuted"))
     assert left.value == pytest.approx(r2_score(value, after["age", "permuted"][0, :, 0]))
-    assert losses("x", before[:, 0], {}, np.ones(len(before)), users) is None
+    assert losses("x", before[:, 0], {}, np.ones(len(before)), users) is None, "one value only"
 
 
 def test_it_leaves_no_trace() -> None:
@@ -254,7 +254,11 @@ def test_detection_and_false_alarms() -> None:
 def test_the_verdicts_words() -> None:
     it = ablation_of(cohort(0, sensors=0.0))
     said = ablation_finding(it, "test", all_weeks=500, settings={"model.metadata": "lstm_state"})
-    assert said.message.startswith("It leans on age, sex and BMI")
+    assert said.message.startswith("It does not look at the sensors")
+    assert it.blind
+    leaning = ablation_of(cohort(0, sensors=0.02, people=160))
+    assert not leaning.blind
+    assert ablation_finding(leaning, "test", all_weeks=320).message.startswith("It leans on age, sex and BMI")
     assert "160 of 500 weeks of 80 people" in said.message
     assert said.try_ == ("model.metadata=none",)
     assert ablation_finding(it, "test", all_weeks=500).try_ == (), "no overrides for another's module"

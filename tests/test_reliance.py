@@ -162,7 +162,7 @@ def test_detection_and_false_alarms() -> None:
 
 def test_the_verdicts_words() -> None:
     said = found_in(cohort(0, sensors=0.0, wobble=0.3))["metadata"]
-    assert "nearly follow age, sex and BMI, and tell nothing beyond them" in said.message
+    assert "follow age, sex and BMI, and cannot be told to know more" in said.message
     assert said.value == pytest.approx(reliance("x", **cohort(0, sensors=0.0, wobble=0.3)).rank.value, abs=1e-4)
     said = found_in(cohort(0, wobble=3.0))["week to week"]
     assert "It wavers" in said.message

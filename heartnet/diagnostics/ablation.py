@@ -38,6 +38,8 @@ SENSORS, METADATA = "sensors", "metadata"
 LITTLE = 0.25
 """A network whose sensors bring less than this share of what the metadata bring leans on the metadata."""
 
+_SAME = 1e-4  # of the span of scores
+
 
 @dataclass(frozen=True)
 class Ablated:
@@ -70,6 +72,7 @@ class Ablation:
         parts: what is lost with each.
         lean: `LITTLE` times the loss of the metadata, less that of the sensors, both permuted; above 0 the network
             leans on the metadata. None if it does not look at them.
+        blind: whether scores stay the same with all sensors of another week.
     """
 
     target: str
@@ -81,6 +84,7 @@ class Ablation:
     whole: Interval
     parts: tuple[Ablated, ...]
     lean: Interval | None
+    blind: bool = False
 
     def loss(self, what: str, how: How = "permuted") -> Interval | None:
         """Return what is lost with an input; None if it was not ablated."""
@@ -156,7 +160,7 @@ def ablated_scores(
 def losses(
     target: str,
     before: Float[np.ndarray, " week"],
-    after: Mapping[tuple[str, How], Float[np.ndarray, "permutation week"]],
+    after: Mapping[tuple[str, How], Float[np.ndarray, "_ week"]],
     value: Float[np.ndarray, " week"],
     users: Shaped[np.ndarray, " week"],
     *,
@@ -169,7 +173,7 @@ def losses(
     Args:
         target: its name.
         before: the network's scores with all inputs.
-        after: without one of them.
+        after: without one of them, each `[permutation, week]`; all sensors permuted are among them.
         value: 1 or 0, or the synthetic target; NaN is unknown.
         users: whose week each is.
         kind: of the task.
@@ -213,6 +217,7 @@ def losses(
         whole=found[0],
         parts=tuple(Ablated(what, how, left, loss) for (what, how), left, loss in parts),
         lean=found[-1] if looks else None,
+        blind=bool((abs(after[SENSORS, "permuted"] - before) <= _SAME * np.ptp(before)).all()),
     )
 
 

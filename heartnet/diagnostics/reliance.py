@@ -35,6 +35,7 @@ class Reliance:
         several: people with several weeks (of the same label, where that changes).
         auroc: the network's, for a condition.
         metadata_auroc: the metadata model's, likewise.
+        gain: the first less the second, on the same people.
         rank: Spearman's rank correlation of the two scores.
         given_metadata: partial rank correlation of the network's score with the target, given the metadata score: what
             it knows beyond that.
@@ -59,6 +60,7 @@ class Reliance:
     several: int = 0
     auroc: Interval = _NONE
     metadata_auroc: Interval = _NONE
+    gain: Interval = _NONE
     rank: Interval = _NONE
     given_metadata: Interval = _NONE
     given_score: Interval = _NONE
@@ -73,7 +75,7 @@ class Reliance:
         """Return the numbers by name, those of intervals with `_low` and `_high`; NaN where there is none."""
         found: dict[str, float] = {}
         for name in (
-            "rank", "given_metadata", "given_score", "between", "within", "share_within", "range", "wear",
+            "rank", "gain", "given_metadata", "given_score", "between", "within", "share_within", "range", "wear",
         ):  # fmt: skip
             it: Interval = getattr(self, name)
             found |= {name: it.value, f"{name}_low": it.low, f"{name}_high": it.high}
@@ -120,12 +122,13 @@ def reliance(
         return intervals(statistic, user, strata, draws=draws, seed=seed)
 
     if conditions and bare.having and bare.without:
-        bare = replace(bare, auroc=resampled(lambda weights: auroc(score, value)(weights)[None])[0])
+        own, other, gain = resampled(_aurocs(score, score if metadata is None else metadata, value))
+        bare = replace(bare, auroc=own)
+        if metadata is not None:
+            bare = replace(bare, metadata_auroc=other, gain=gain)
     if metadata is not None:
         rank, given_metadata, given_score = resampled(relations(score, metadata, value))
         bare = replace(bare, rank=rank, given_metadata=given_metadata, given_score=given_score)
-        if conditions and bare.having and bare.without:
-            bare = replace(bare, metadata_auroc=resampled(lambda weights: auroc(metadata, value)(weights)[None])[0])
     return _from_week_to_week(bare, score, value, user, wear_hours, resampled)
 
 
@@ -176,6 +179,17 @@ def components(score: Float[np.ndarray, " week"], group: Shaped[np.ndarray, " we
             between = np.maximum((squares / (groups - 1) - within) / size, 0)
             found: Floats = np.stack([np.sqrt(between), np.sqrt(within), within / (between + within)])
         return found
+
+    return statistic
+
+
+def _aurocs(score: Floats, metadata: Floats, value: Floats) -> Statistic:
+    """Return the statistic of three: both AUROCs, and the first less the second."""
+    one, other = auroc(score, value), auroc(metadata, value)
+
+    def statistic(weights: Floats) -> Floats:
+        first, second = one(weights), other(weights)
+        return np.stack([first, second, first - second])
 
     return statistic
 

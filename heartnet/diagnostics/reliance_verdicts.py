@@ -77,6 +77,12 @@ def ablation_finding(
 
     if _few(it.kind, it.users, it.having, it.without):
         return finding("warn", f"{_too_few(it.kind, it.users, it.having, it.without)} {numbers}")
+    if it.blind:
+        message = (
+            "It does not look at the sensors: its scores stay the same with all readings of another week. Do these "
+            f"reach it, and is there a gradient (callback wiring)? {numbers}"
+        )
+        return finding("warn", message, *_without_metadata(settings))
     if it.lean is not None and it.lean.low > 0:
         metadata = it.loss(METADATA)
         assert metadata is not None
@@ -108,16 +114,17 @@ def _follows(it: Reliance, where: str, sees_metadata: bool | None, who: str, ste
         )
     numbers += f" ({who})."
     if not math.isnan(it.auroc.value) and not math.isnan(it.metadata_auroc.value):
-        numbers += f" AUROC {it.auroc}, of the metadata model {it.metadata_auroc}."
+        numbers += f" AUROC {it.auroc}, of the metadata model {it.metadata_auroc}, difference {it.gain}."
     if _few(it.kind, it.users, it.having, it.without):
         return finding("warn", f"{_too_few(it.kind, it.users, it.having, it.without)} {numbers}")
-    if it.rank.low > FOLLOWS and not it.given_metadata.low > 0:
+    more = it.gain if it.kind == "conditions" else it.given_metadata
+    if it.rank.low > FOLLOWS and not more.low > 0:
         how = (
             "it does not see them, so the readings give them away"
             if sees_metadata is False
             else "is it only regressing over them? The ablation at the test tells, or training without them"
         )
-        message = f"Its scores nearly follow age, sex and BMI, and tell nothing beyond them: {how}. {numbers}"
+        message = f"Its scores follow age, sex and BMI, and cannot be told to know more: {how}. {numbers}"
         return finding("warn", message)
     return finding("pass", numbers)
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ import polars as pl
 from jaxtyping import Float
 
 from heartnet.diagnostics.comparison import FEWEST
-from heartnet.diagnostics.loss_patterns_groups import InAndOut, in_and_out
+from heartnet.diagnostics.loss_patterns_groups import InAndOut, as_row, in_and_out
 from heartnet.diagnostics.loss_patterns_proposals import Clause, Flags, holds, large_enough, proposals, words
 from heartnet.diagnostics.loss_patterns_telling import Telling, chance_of, deviation, holm
 
@@ -41,9 +41,6 @@ SAME = 1.64
 
 LEFT = 1.0
 """Standard deviations up to which what a pair leaves of each of both may show, for the pair to be what matters."""
-
-MOST_WEEKS = 50_000
-"""Of more, so many of some people, drawn at random, are searched."""
 
 _PAIRED = 10  # of the best single conditions, each with each
 
@@ -75,6 +72,23 @@ class LossPattern:
     def words(self) -> str:
         return words(self.clauses)
 
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain lists, texts and numbers."""
+        return {
+            "pattern": self.words,
+            "clauses": [asdict(clause) for clause in self.clauses],
+            "found_in": list(self.scope),
+            "chance": self.chance,
+            "deviation": self.deviation,
+            "weeks": self.weeks,
+            "people": self.people,
+            "alike": list(self.alike),
+            "kept_aside": [
+                {"target": each.target, **as_row(each.inside, "_inside"), **as_row(each.outside, "_outside")}
+                for each in self.groups
+            ],
+        }
+
 
 @dataclass(frozen=True)
 class Search:
@@ -96,6 +110,17 @@ class Search:
     tried: tuple[tuple[str, float], ...] = ()
     patterns: tuple[LossPattern, ...] = field(default_factory=tuple)
     enough: bool = True
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as plain lists, texts and numbers; null is not defined."""
+        return {
+            "weeks": self.weeks,
+            "people": self.people,
+            "enough_people": self.enough,
+            "looked_at": self.looked_at,
+            "tried": [{"pattern": name, "chance": chance} for name, chance in self.tried],
+            "patterns": [each.as_json() for each in self.patterns],
+        }
 
 
 def find_patterns(
@@ -126,9 +151,6 @@ def find_patterns(
     people = int(users.max(initial=-1)) + 1
     rng = np.random.default_rng(seed)
     order = rng.permutation(people)
-    if len(known) > MOST_WEEKS:
-        chosen = np.isin(users, order[: max(people * MOST_WEEKS // len(known), 1)])
-        known, users = known[chosen], users[chosen]
     place = np.empty(people, np.int64)
     place[order] = np.arange(people)
     halves = [

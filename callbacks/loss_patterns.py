@@ -1,0 +1,120 @@
+"""What have its losses in common that its wins have not?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytorch_lightning as lightning
+
+from heartnet.diagnostics.loss_patterns import find_patterns
+from heartnet.diagnostics.loss_patterns_groups import check_strata, stratified
+from heartnet.diagnostics.loss_patterns_table import predicted_weeks
+from heartnet.diagnostics.loss_patterns_verdicts import CHECK, pattern_findings
+from heartnet.errors import HeartnetError
+from heartnet.figure_patterns import forest_figure, pattern_rows, strata_rows
+from heartnet.findings import Finding
+from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, draw, log
+
+FILES = {"val": "val_loss_patterns.json", "test": "loss_patterns.json"}
+STRATA_FILES = {"val": "val_strata.csv", "test": "strata.csv"}
+
+
+class LossPatterns(OnPredictions):
+    """Looks for groups of weeks in which scores tell less of the label than elsewhere, and names them.
+
+    Proposed are single conditions on what is known of weeks (device, age, sex, BMI, wear, how they were measured,
+    exercise, travel, hourly features: `heartnet.predictions.KNOWN`), and pairs of those that look best. The people are
+    split in halves: what looks best on the one half, each with the weeks of the better ones left out, is tested on the
+    other, corrected for how many were tried (`heartnet.diagnostics.loss_patterns`). Losses are held against wins with
+    the same scores: more people with the condition inside, metadata that tell rightly, or scores of a narrow range make
+    no pattern (`heartnet.diagnostics.loss_patterns_telling`). Patterns that say the same are named with the one that
+    explains best. Conditions are searched one by one and all together.
+
+    Findings: each pattern that holds, with people and weeks it touches, AUROC, Brier score and calibration offset
+    inside and outside on the half kept aside, and what may help; or that there is none, or too few people to look.
+    The files `loss_patterns.json` of the test and `val_loss_patterns.json` have all numbers.
+
+    `strata` asks for the stratified table of groups one has in mind: `strata.csv` and `val_strata.csv`, one row a group
+    and condition, with people, weeks, positives, AUROC, logarithmic loss, Brier score and calibration offset, with
+    intervals of 95 % from resampling people. Groups too small to tell are there, and say so.
+
+    With data of one person (`data.split_by=week`) weeks stand in for people. Of more than 50,000 weeks, those of people
+    drawn at random are looked at. The network, its training and the random streams are left as they are.
+
+    Works with any LightningModule as `callbacks.predictions.Predictions` does, with `read` for data that are not
+    heartnet's; `Predicted.known` brings the columns to look for patterns in. Conditions only: of synthetic targets
+    nothing is said.
+
+    Logs, for each split, `val` or `test`:
+        `loss_patterns/{split}/patterns`: how many held.
+        `loss_patterns/{split}/inside/{target}`, `loss_patterns/{split}/outside/{target}`: AUROC of the first pattern
+        found in the condition, on the half kept aside.
+        `loss_patterns/{split}`: the picture of the patterns. `loss_patterns/{split}/strata`: that of the strata.
+        `findings`: the table of verdicts (text).
+
+    Args:
+        strata: groups for the stratified table: `age_band`, `bmi_band`, `wear_band`, or a column of
+            `heartnet.predictions.KNOWN`; a column of numbers by its quarters.
+        every_n_epochs: look at the validation after each n-th epoch, and after the last.
+        draws: resamples of people for an interval.
+        read: called with the module and a batch, returns what is predicted of it, as
+            `heartnet.predicted.Predicted`.
+
+    Raises:
+        HeartnetError: an argument that cannot work.
+    """
+
+    SCALARS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "patterns": [r"loss_patterns/(val|test)/patterns$"],
+        "AUROC inside and outside, test": [r"loss_patterns/test/(inside|outside)/"],
+    }
+
+    check = CHECK
+
+    def __init__(
+        self, strata: Sequence[str] = (), every_n_epochs: int = 5, draws: int = 1000, read: Read | None = None
+    ) -> None:
+        super().__init__(every_n_epochs=every_n_epochs, read=read)
+        self.strata = check_strata(strata)
+        if draws < 100:
+            raise HeartnetError(f"callbacks.loss_patterns.draws={draws}: must be at least 100, for an interval of 95 %")
+        self.draws = draws
+
+    def look(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, predicted: PredictedSplit
+    ) -> list[Finding]:
+        if predicted.kind != "conditions":
+            return []
+        weeks = predicted_weeks(predicted.file, predicted.targets)
+        arrays = (weeks.known, predicted.targets, weeks.scores, weeks.values)
+        about: dict[str, Any] = {"simulated": predicted.simulated, "step": trainer.global_step}
+        split, tag = predicted.split, f"loss_patterns/{predicted.split}"
+        if self.strata:
+            table = stratified(*arrays, self.strata, by=predicted.by, draws=self.draws)
+            table.write_csv(predicted.file.parent / STRATA_FILES[split])
+            draw(trainer, f"{tag}/strata", forest_figure(strata_rows(table), f"Strata, {split} split", **about))
+        found = find_patterns(*arrays, by=predicted.by, draws=self.draws)
+        _write(found.as_json(), predicted.file.parent / FILES[split])
+        numbers = {f"{tag}/patterns": float(len(found.patterns))} if found.enough else {}
+        for each in reversed([group for pattern in found.patterns for group in pattern.groups]):
+            numbers |= {f"{tag}/inside/{each.target}": each.inside.auroc.value}
+            numbers |= {f"{tag}/outside/{each.target}": each.outside.auroc.value}
+        log(trainer, numbers)
+        if found.patterns:
+            title = f"Where scores tell less, {split} split: the people kept aside"
+            draw(trainer, tag, forest_figure(pattern_rows(found.patterns), title, **about))
+        return pattern_findings(found, split, augmentation=_augmentation(pl_module), **about)
+
+
+def _write(found: Mapping[str, Any], file: Path) -> None:
+    file.write_text(json.dumps(found, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _augmentation(module: lightning.LightningModule) -> Mapping[str, float]:
+    """Return how a module of ours varies readings; nothing of another one, or on another view."""
+    strengths = getattr(module, "augmentation", None)
+    channels = getattr(getattr(module, "scaling", None), "channels", ())
+    return strengths if isinstance(strengths, Mapping) and "dt" in channels else {}

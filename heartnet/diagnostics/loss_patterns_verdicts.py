@@ -1,0 +1,129 @@
+"""What the patterns of losses mean, in words, and what may help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from heartnet.diagnostics.comparison import FEWEST
+from heartnet.diagnostics.loss_patterns import LEVEL, LossPattern, Search
+from heartnet.diagnostics.loss_patterns_groups import InAndOut
+from heartnet.findings import Finding
+
+CHECK = "loss_patterns"
+
+_MOST_SAID = 2
+"""Conditions told of a pattern, those that lose most; the file has all."""
+
+_REMEDIES: Mapping[str, str] = {
+    "device": (
+        "Train on more people with this device, vary the training weeks as it does (noise, gaps), tell the network "
+        "which device it is, or leave its weeks out and say so"
+    ),
+    "travel": (
+        "Train on more such weeks, vary the clock of the training weeks, give the network the time of the body rather "
+        "than of the clock, or leave weeks of travel out and say so"
+    ),
+    "exercise": (
+        "Train on more such people, mask workouts or give the network a channel that marks them, vary the training "
+        "weeks as exercise does, or score such weeks apart"
+    ),
+    "wear": (
+        "Ask for more hours worn (heartnet prepare --min-wear-hours), thin the training weeks as these are, or average "
+        "more weeks of such people"
+    ),
+    "people": "Train on more such people, or weigh them more",
+    "": "Train on more such weeks, vary the training weeks as these differ, or leave them out and say so",
+}
+
+_KINDS: Mapping[str, str] = {
+    "device": "device",
+    "seconds_between": "device",
+    "readings": "wear",
+    "wear_hours": "wear",
+    "clock_changes": "travel",
+    "clock_range_hours": "travel",
+    "bedtime_spread_hours": "travel",
+    "age": "people",
+    "sex": "people",
+    "bmi": "people",
+}
+
+
+def pattern_findings(
+    it: Search, split: str, *, simulated: bool = False, augmentation: Mapping[str, float] | None = None, step: int = 0
+) -> list[Finding]:
+    """Return a finding for each pattern that held; one that none did, or that there are too few people to look.
+
+    Args:
+        it: of `heartnet.diagnostics.loss_patterns.find_patterns`.
+        split: `val` or `test`.
+        simulated: whether the weeks are.
+        augmentation: of a module of ours on readings, by name; one from elsewhere gets the remedy in words only.
+        step: optimiser steps taken.
+    """
+    people = "people" if it.by == "user" else "weeks"
+    who = f"{it.weeks:,}{' simulated' if simulated else ''} weeks of {it.people:,} people" if it.by == "user" else (
+        f"{it.weeks:,}{' simulated' if simulated else ''} weeks, each by itself: nothing is said of new people"
+    )  # fmt: skip
+    if not it.enough:
+        message = (
+            f"{who} are too few to look for what losses have in common: of no condition are there, in each of two "
+            f"halves, {FEWEST} {people} with it and {FEWEST} without. Raise data.{split}_share, or add {people}."
+        )
+        return [Finding(CHECK, "warn", split, None, None, "", message, (), step)]
+    if not it.patterns:
+        tried = f"the {len(it.tried)} most promising" if it.tried else "none, for none was promising,"
+        message = (
+            f"Of {it.looked_at:,} patterns looked at on one half of {who}, {tried} went to the other half, and none "
+            f"held there at {LEVEL:g}. Patterns that touch few {people}, or a little, may be missed."
+        )
+        return [Finding(CHECK, "pass", split, 0.0, 0.0, "patterns", message, (), step)]
+    return [_finding(each, it, split, people, augmentation or {}, step) for each in it.patterns]
+
+
+def _finding(
+    it: LossPattern, search: Search, split: str, people: str, augmentation: Mapping[str, float], step: int
+) -> Finding:
+    told = [each for each in it.groups if not (each.inside.too_few or each.outside.too_few)]
+    told.sort(key=lambda each: -each.difference.value)
+    worst = told[0] if told else None
+    kinds = [_kind(clause.column) for clause in it.clauses]
+    try_ = []
+    if "device" in kinds and augmentation.get("level") == 0:
+        try_.append("module.augmentation.level=0.5")
+    few = [each.target for each in it.groups if each not in told]
+    words = [
+        f"Scores tell less of the label where {it.words}: {it.people:,} of {search.people:,} {people}, {it.weeks:,} of "
+        f"{search.weeks:,} weeks",
+        f"On the half of the {people} kept aside {'; '.join(map(_compared, told[:_MOST_SAID]))}"
+        if told
+        else f"On the half of the {people} kept aside too few inside have a condition, or have it not, for an AUROC",
+        *([f"Too few inside to tell each by itself: {', '.join(few)}"] if told and few else []),
+        f"By chance so much in {it.chance:.2g} of cases, corrected for {len(search.tried)} tried of "
+        f"{search.looked_at:,} looked at",
+        *([f"Much the same: {'; '.join(it.alike)}"] if it.alike else []),
+        _REMEDIES[kinds[0]],
+    ]
+    return Finding(
+        CHECK, "warn", f"{split}: {it.words}",
+        None if worst is None else round(worst.difference.value, 4), None if worst is None else 0.0,
+        "" if worst is None else "AUROC lost", ". ".join(words) + ".", tuple(try_), step,
+    )  # fmt: skip
+
+
+def _compared(it: InAndOut) -> str:
+    one, other = it.inside, it.outside
+    return (
+        f"{it.target} has AUROC {one.auroc} inside and {other.auroc} outside, Brier score {one.brier.value:.3f} and "
+        f"{other.brier.value:.3f}, mean score {one.offset.value:+.3f} and {other.offset.value:+.3f} off"
+    )
+
+
+def _kind(column: str) -> str:
+    if column in _KINDS:
+        return _KINDS[column]
+    if column.startswith("workout") or column.endswith(("workout", "steps")):
+        return "exercise"
+    if column.endswith("of_readings"):
+        return "device"
+    return ""

@@ -109,7 +109,7 @@ def test_dropout_lies_between_layers_only() -> None:
 @settings(max_examples=25, deadline=None)
 def test_flipping_twice_gives_the_sequence_back(lengths: list[int], padding: int) -> None:
     time = max(lengths) + padding
-    index = flip_index(torch.tensor(lengths), time)
+    index = flip_index(torch.tensor(lengths), time, len(lengths)).view(time, -1) // len(lengths)
     for column, length in zip(index.T.tolist(), lengths, strict=True):
         assert column == [*reversed(range(length)), *range(length, time)]
     assert torch.equal(index.gather(0, index), torch.arange(time)[:, None].expand(-1, len(lengths)))

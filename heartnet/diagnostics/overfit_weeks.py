@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from heartnet.diagnostics.contract_batches import parts_of
-from heartnet.diagnostics.fixed import _generators_untouched
+from heartnet.diagnostics.fixed import generators_untouched
 from heartnet.diagnostics.isolate import rng_untouched
 from heartnet.diagnostics.replay import batch_size, rows_of, tensors_in
 from heartnet.errors import HeartnetError
@@ -62,7 +62,7 @@ def few_weeks(
     Raises:
         HeartnetError: the loader has no weeks.
     """
-    with rng_untouched(), _generators_untouched(loader):
+    with rng_untouched(), generators_untouched(loader):
         keys, make, size = _keys(loader)
         if keys is None:
             return _whole_batches(loader, share, least, most, among, place)

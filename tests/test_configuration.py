@@ -107,7 +107,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
         ("+callbacks=amnesia callbacks.amnesia.weeks=two", ["callbacks.amnesia.weeks=two: must be a whole number"]),
         ("data=weeks", ["data.path is not set; add data.path=…", "heartnet prepare"]),
         ("data.path=weeks/", ["data.path: no such key", "It belongs to data=weeks; add that."]),
-        ("model=hourly_cnn model.readout=last", ["model=compact and model=deepheart; add that."]),
+        ("model=hourly_cnn model.readout=last", ["model=compact and model=deepheart and model=two_"]),
         ("data=weeks data.path=missing", ["missing does not exist"]),
         ("data.users=6 data.weeks_per_user=1 data.val_share=0", ["checkpoint.monitor=val/loss: no week", "=null"]),
         ("seed=abc", ["seed=abc: must be a whole number or null"]),

@@ -271,6 +271,7 @@ def test_scores_are_those_of_scikit_learn(run: Path) -> None:
 
 
 def test_the_report_needs_no_torch(run: Path) -> None:
+    wins_and_losses(run)
     script = (
         "import sys; from heartnet.cli import main; assert main(['report', sys.argv[1]]) == 0; "
         "assert not {'torch', 'pytorch_lightning', 'matplotlib'} & set(sys.modules)"

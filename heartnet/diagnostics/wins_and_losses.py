@@ -131,6 +131,7 @@ def _table(file: Path, target: str, chosen: Mapping[str, npt.NDArray[np.int64]])
     judged = pl.scan_parquet(file, glob=False).filter(
         pl.col("model") == NETWORK, pl.col("target") == target, pl.col("value").is_not_null()
     )
-    rows = judged.with_row_index("place").filter(pl.col("place").is_in(order["place"].implode())).collect()
+    wanted = judged.with_row_index("place").filter(pl.col("place").is_in(order["place"].implode()))
+    rows = wanted.collect(engine="streaming")  # otherwise all rows of the condition would be in memory
     table = order.join(rows.with_columns(pl.col("place").cast(pl.UInt32)), on="place", maintain_order="left")
     return table.select("kind", "rank", (pl.col("value") - pl.col("score")).abs().alias("error"), *COLUMNS)

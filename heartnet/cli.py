@@ -1,4 +1,4 @@
-"""The `heartnet` command: `prepare SOURCE FILE… [+ SOURCE FILE…]`, `describe FOLDER`, `predict RUN`, `report RUN`."""
+"""The `heartnet` command: `prepare`, `describe`, `predict`, `export`, `card`, `report`, `compare`."""
 
 from __future__ import annotations
 
@@ -173,6 +173,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--store", type=Path, metavar="STORE", help="weeks to compare on (default: those of the run)")
     export.add_argument("--checkpoint", choices=("best", "last"), default="best", help=which)
     export.set_defaults(run=_export)
+    about = "write a model card of a run: its data, scores with intervals, findings, limits, configuration"
+    card = commands.add_parser("card", help=about, description=about)
+    card.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a run, or a checkpoint in it")
+    card.add_argument("--out", type=Path, metavar="FILE", help="where the card goes (default: RUN/model_card.md)")
+    card.set_defaults(run=_card)
     about = "write one page for the browser: a run's findings, scores, curves, pictures and configuration"
     report = commands.add_parser("report", help=about, description=about)
     report.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a run, or of several, such as a sweep")
@@ -206,6 +211,10 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     import_module("heartnet.export").export_command(arguments)
+
+
+def _card(arguments: argparse.Namespace) -> None:
+    import_module("heartnet.card").card_command(arguments)
 
 
 def _compare(arguments: argparse.Namespace) -> None:

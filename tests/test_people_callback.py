@@ -321,7 +321,7 @@ def test_what_the_finding_says() -> None:
     good, it = judged(0, 300, 4, 0.6)
     assert good.status == "pass"
     assert "of single weeks (4.0 a person): +0." in good.message
-    assert "**chosen**" in people_markdown(it)
+    assert "**taken**" in people_markdown(it)
     few, _ = judged(0, 12, 4, 0.6)
     assert few.status == "warn"
     assert "too few" in few.message

@@ -33,14 +33,16 @@ def people_finding(it: PeopleScores, split: str, *, simulated: bool = False, ste
     changing = f" {it.changing:,} more {more} between weeks, so no score is right of all of them: left out."
     changing = changing if it.changing else ""
     kind = "simulated people" if simulated else "people"
+    have, have_not = ("has" if count == 1 else "have" for count in (it.having, it.without))
     if it.diverged:
         return finding("fail", f"The score is NaN or infinite for {it.diverged:,} of {it.people:,} {kind}: diverged.")
     if it.few:
         found = it.ways.get(it.chosen.kind)
         known = f" AUROC {found.auroc} is of these few." if found is not None else ""
         message = (
-            f"{it.having:,} {kind} have it and {it.without:,} do not: fewer than {FEWEST} of each are too few to "
-            f"compare ways of making one score of several weeks; the {WAYS[FALLBACK]} is taken.{known}"
+            f"Of {it.people:,} {kind} {it.having:,} {have} it and {it.without:,} {have_not} it not: fewer than "
+            f"{FEWEST} of each are too few to compare ways of making one score of several weeks; the {WAYS[FALLBACK]} "
+            f"is taken.{known}"
         )
         return finding("warn", message)
     chosen = it.ways[it.chosen.kind]
@@ -117,7 +119,7 @@ def people_markdown(it: PeopleScores) -> str:
     ]
     for name, way in it.ways.items():
         words = WAYS.get(name, "a regression on mean, spread, maximum and number of weeks")
-        mark = ", **chosen**" if name == it.chosen.kind else ""
+        mark = ", **taken**" if name == it.chosen.kind else ""
         lines.append(f"| {name}: {words}{mark} | {_shown(way.auroc)} | {_shown(way.brier)} | {_shown(way.slope)} |")
     return "\n".join(lines)
 

@@ -1,0 +1,165 @@
+"""The scores of a model card: of weeks and of people, with intervals, and beside simple models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from heartnet.chosen_checkpoint import Chosen
+from heartnet.diagnostics.comparison import FEWEST
+from heartnet.diagnostics.people_scores import people_scores
+from heartnet.diagnostics.people_verdicts import people_finding, people_markdown, wear_markdown
+from heartnet.diagnostics.score_quality import agreement, quality
+from heartnet.diagnostics.wear_reliability import wear_reliability
+from heartnet.people import Way, person_table
+from heartnet.predictions import COLUMNS, NETWORK, score_table
+from heartnet.resampling import Interval
+from heartnet.synthetic import TARGETS
+
+_DRAWS = 1000
+
+
+def read_test(folder: Path) -> pl.DataFrame:
+    """Return what all models of a run, and of its folds, predicted of the test, with all of `COLUMNS`.
+
+    What a file lacks is null; a file that cannot be read is left out (`heartnet.report.folder.read_run` notes it).
+    """
+    frames = [pl.DataFrame(schema=COLUMNS)]
+    for file in sorted(folder.rglob("predictions*.parquet")):
+        try:
+            found = pl.read_parquet(file, glob=False)
+            frames.append(
+                found.select(
+                    (pl.col(name) if name in found.columns else pl.lit(None).alias(name)).cast(dtype)
+                    for name, dtype in COLUMNS.items()
+                )
+            )
+        except (pl.exceptions.PolarsError, OSError):
+            continue
+    return pl.concat(frames)
+
+
+def score_lines(test: pl.DataFrame, networks: Sequence[Chosen], simulated: bool | None) -> list[str]:
+    """Return the lines of the card, as Markdown.
+
+    Args:
+        test: of `read_test`.
+        networks: the run's; empty if none was kept.
+        simulated: whether the weeks are; None if unknown.
+    """
+    known = test.filter(pl.col("value").is_not_null())
+    if known.is_empty():
+        return ["Unknown: nothing of the test was kept, or no label in it is known."]
+    kind = networks[0].module.kind if networks else _kind(known)
+    found = known["target"].unique(maintain_order=True).to_list()
+    targets = [name for name in networks[0].module.targets if name in found] if networks else found
+    mine = known.filter(pl.col("model") == NETWORK)
+    who = f"{mine['user_id'].n_unique():,} {'simulated ' if simulated else ''}people"
+    lines = [f"Of the test split: {who}. Intervals of 95 % are from resampling people.", ""]
+    if mine.is_empty():
+        lines.append("Unknown: the network's own predictions were not kept.")
+    elif kind == "conditions":
+        lines += _conditions(mine, targets)
+    else:
+        lines += _synthetic(mine, targets)
+    lines += _others(known, targets, kind)
+    if kind == "conditions" and not mine.is_empty():
+        lines += _people(test, targets, networks, simulated=bool(simulated))
+    return lines
+
+
+def _kind(known: pl.DataFrame) -> str:
+    return "conditions" if known["value"].is_in([0.0, 1.0]).all() else "synthetic"
+
+
+def _conditions(mine: pl.DataFrame, targets: Sequence[str]) -> list[str]:
+    lines = [
+        "| condition | weeks | people with it | without | AUROC | average precision | Brier score | calibration slope "
+        "| calibration error, less luck |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    few = []
+    for target in targets:
+        part = mine.filter(pl.col("target") == target)
+        score, value = (part[name].to_numpy().astype(np.float64) for name in ("score", "value"))
+        it = quality(target, score, value, part["user_id"].to_numpy(), draws=_DRAWS)
+        cells = [f"{it.weeks:,}", f"{it.having:,}", f"{it.without:,}", _shown(it.auroc), _shown(it.average_precision)]
+        found = it.calibration
+        cells += ["–"] * 3 if found is None else [_shown(each) for each in (found.brier, found.slope, found.error)]
+        lines.append(f"| {target} | {' | '.join(cells)} |")
+        if min(it.having, it.without) < FEWEST:
+            few.append(target)
+        if it.diverged:
+            lines.append(f"| {target} | NaN or infinite for {it.diverged:,} weeks: it has diverged | | | | | | | |")
+    if few:
+        lines += [
+            "",
+            f"Fewer than {FEWEST} people with or without {', '.join(few)}: too few for these intervals to hold.",
+        ]
+    return lines
+
+
+def _synthetic(mine: pl.DataFrame, targets: Sequence[str]) -> list[str]:
+    lines = ["| target | weeks | variance explained | mean absolute error |", "|---|---:|---:|---:|"]
+    for target in targets:
+        part = mine.filter(pl.col("target") == target)
+        score, value = (part[name].to_numpy().astype(np.float64) for name in ("score", "value"))
+        it = agreement(target, score, value, part["user_id"].to_numpy(), draws=_DRAWS)
+        unit = TARGETS[target].unit if target in TARGETS else ""
+        lines.append(f"| {target} | {it.weeks:,} | {_shown(it.r2)} | {_shown(it.mae)} {unit} |")
+    return lines
+
+
+def _others(known: pl.DataFrame, targets: Sequence[str], kind: str) -> list[str]:
+    """Return the scores of the models that it was compared with, beside its own."""
+    if set(known["model"].unique()) <= {NETWORK}:
+        return ["", "Beside simple models: unknown, the run did not fit any (`+callbacks=baseline`)."]
+    score = "auroc" if kind == "conditions" else "r2"
+    table = score_table(known, kind)
+    models = table["model"].unique(maintain_order=True).to_list()
+    title = "AUROC" if kind == "conditions" else "variance explained"
+    lines = ["", f"| {title} | {' | '.join(models)} |", f"|---|{'---:|' * len(models)}"]
+    for target in targets:
+        part = table.filter(pl.col("target") == target)
+        values = dict(zip(part["model"], part[score], strict=True))
+        cells = ["–" if values.get(model) is None else f"{values[model]:.3f}" for model in models]
+        lines.append(f"| {target} | {' | '.join(cells)} |")
+    return lines
+
+
+def _people(test: pl.DataFrame, targets: Sequence[str], networks: Sequence[Chosen], *, simulated: bool) -> list[str]:
+    table = person_table(test.lazy(), targets)
+    if not (table["weeks"] > 1).any():
+        return ["", "### One score a person", "", "Each person has one week, so that there is nothing to combine."]
+    ways = networks[0].ways if len(networks) == 1 else {}
+    lines = ["", "### One score a person", ""]
+    if not ways:
+        several = "each fold has its own" if len(networks) > 1 else "train with `+callbacks=people`"
+        lines += [f"No way was chosen on the validation ({several}); the mean of the logits is the fallback.", ""]
+    for target in targets:
+        rows = test.filter(
+            pl.col("model") == NETWORK, pl.col("target") == target, pl.col("value").is_not_null()
+        )  # fmt: skip
+        score, value = (rows[name].to_numpy().astype(np.float64) for name in ("score", "value"))
+        user = rows["user_id"].to_numpy()
+        part = table.filter(pl.col("target") == target)
+        it = people_scores(target, part, score, user, chosen=ways.get(target, Way()), draws=_DRAWS)
+        finding = people_finding(it, "test", simulated=simulated)
+        lines += [f"**{target}**: {finding.message}", ""]
+        if it.ways:
+            lines += [people_markdown(it), ""]
+        wear = rows["wear_hours"].fill_null(float("nan")).to_numpy().astype(np.float64)
+        worn = wear_reliability(target, score, value, user, wear, draws=_DRAWS)
+        if worn.bands:
+            lines += [wear_markdown(worn), ""]
+    return lines
+
+
+def _shown(it: Interval) -> str:
+    if math.isnan(it.value):
+        return "–"
+    return str(it) if math.isfinite(it.low) else f"{it.value:.3f}"

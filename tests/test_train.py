@@ -359,7 +359,7 @@ def test_help_and_configuration_need_no_torch(tmp_path: Path) -> None:
     for expected in ("+callbacks=amnesia", "model: compact, deepheart", "readout: mean", "hydra.run.dir=FOLDER"):
         assert expected in said.stdout
     assert (
-        max(len(line) for line in said.stdout.splitlines() if not line.startswith(("callbacks: ", "experiment: ")))
+        max(len(line) for line in said.stdout.splitlines() if not line.startswith(("architecture: ", "callbacks: ", "experiment: ")))
         <= 80
     )
     told = shell(tmp_path, "--cfg", "job", "model=compact", "+callbacks=all")

@@ -106,7 +106,7 @@ class LossPatterns(OnPredictions):
         if found.patterns:
             title = f"Where scores tell less, {split} split: the people kept aside"
             draw(trainer, tag, forest_figure(pattern_rows(found.patterns), title, **about))
-        return pattern_findings(found, split, augmentation=_augmentation(pl_module), **about)
+        return pattern_findings(found, split, sampled=weeks.sampled, augmentation=_augmentation(pl_module), **about)
 
 
 def _write(found: Mapping[str, Any], file: Path) -> None:

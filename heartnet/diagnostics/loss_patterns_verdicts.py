@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from heartnet.diagnostics.comparison import FEWEST
-from heartnet.diagnostics.loss_patterns import LEVEL, LossPattern, Search
+from heartnet.diagnostics.loss_patterns import LossPattern, Search
 from heartnet.diagnostics.loss_patterns_groups import InAndOut
 from heartnet.findings import Finding
 
@@ -50,7 +50,13 @@ _KINDS: Mapping[str, str] = {
 
 
 def pattern_findings(
-    it: Search, split: str, *, simulated: bool = False, augmentation: Mapping[str, float] | None = None, step: int = 0
+    it: Search,
+    split: str,
+    *,
+    simulated: bool = False,
+    sampled: bool = False,
+    augmentation: Mapping[str, float] | None = None,
+    step: int = 0,
 ) -> list[Finding]:
     """Return a finding for each pattern that held; one that none did, or that there are too few people to look.
 
@@ -58,6 +64,7 @@ def pattern_findings(
         it: of `heartnet.diagnostics.loss_patterns.find_patterns`.
         split: `val` or `test`.
         simulated: whether the weeks are.
+        sampled: whether they are those of some people only.
         augmentation: of a module of ours on readings, by name; one from elsewhere gets the remedy in words only.
         step: optimiser steps taken.
     """
@@ -65,6 +72,7 @@ def pattern_findings(
     who = f"{it.weeks:,}{' simulated' if simulated else ''} weeks of {it.people:,} people" if it.by == "user" else (
         f"{it.weeks:,}{' simulated' if simulated else ''} weeks, each by itself: nothing is said of new people"
     )  # fmt: skip
+    who += ", drawn at random," if sampled else ""
     if not it.enough:
         message = (
             f"{who} are too few to look for what losses have in common: of no condition are there, in each of two "
@@ -72,10 +80,10 @@ def pattern_findings(
         )
         return [Finding(CHECK, "warn", split, None, None, "", message, (), step)]
     if not it.patterns:
-        tried = f"the {len(it.tried)} most promising" if it.tried else "none, for none was promising,"
+        end = f"the {len(it.tried)} most promising did not hold on the other half" if it.tried else "none was promising"
         message = (
-            f"Of {it.looked_at:,} patterns looked at on one half of {who}, {tried} went to the other half, and none "
-            f"held there at {LEVEL:g}. Patterns that touch few {people}, or a little, may be missed."
+            f"Of {it.looked_at:,} patterns looked at on one half of {who}, {end}. Patterns that touch few {people}, or "
+            "harm little, may be missed."
         )
         return [Finding(CHECK, "pass", split, 0.0, 0.0, "patterns", message, (), step)]
     return [_finding(each, it, split, people, augmentation or {}, step) for each in it.patterns]

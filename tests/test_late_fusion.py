@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import faults
 import numpy as np
+import polars as pl
 import pytest
 import pytorch_lightning as lightning
 import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+import train
 from heartnet.datamodule import WeeksDataModule
 from heartnet.errors import HeartnetError
 from heartnet.late_fusion import fitted, fusion_of
@@ -180,3 +185,15 @@ def test_what_a_fusion_needs(tmp_path: Path, data: Any, message: str) -> None:
 def test_data_without_metadata(metadata: Any) -> None:
     with pytest.raises(HeartnetError, match=f"model.metadata={metadata} needs metadata"):
         DeepHeart(3, 2, 0, metadata=metadata)
+
+
+def test_the_sweep_is_four_ordinary_runs_on_the_same_weeks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    GlobalHydra.instance().clear()
+    small = ["data.users=60", "model.conv_units=4", "model.lstm_units=4", "model.pool=8", "trainer.max_epochs=1"]
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "experiment=ablation", f"hydra.sweep.dir={tmp_path}", *small])
+    assert train.main() == 0
+    folders = [tmp_path / str(i) for i in range(4)]
+    modes = [OmegaConf.load(folder / "config.yaml").model.metadata for folder in folders]
+    assert modes == ["none", "only", "late_fusion", "lstm_state"]
+    weeks = [pl.read_parquet(folder / "predictions.parquet").select("week", "target", "value") for folder in folders]
+    assert all(each.equals(weeks[0]) for each in weeks)

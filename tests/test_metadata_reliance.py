@@ -68,17 +68,22 @@ def module_of(data: WeeksDataModule, rate: float = 1e-2, **options: Any) -> Hear
 
 
 def two_weeks_each(seed: int = 0, users: int = 160, *, age_tells: bool = False) -> Any:
-    """Return weeks of which every two follow one another in a person, with noisy labels; age may tell them too."""
+    """Return weeks of which every two alike are of one person, and labels of which one in five is wrong.
+
+    The labels show in both weeks of a person; or, with `age_tells`, diabetes in the age.
+    """
     weeks = faults.weeks(seed, users)
     rng = np.random.default_rng(seed)
-    first = np.arange(users) // 2 * 2
     labels = weeks.table.select(weeks.conditions).to_numpy()
-    flipped = labels ^ (rng.random(labels.shape) < 0.2)
-    age = 40.0 + 20 * flipped[first, 1] + rng.normal(size=users)[first] * 12 if age_tells else weeks.table["age"]
+    alike = np.lexsort([rng.random(users), *labels.T])
+    person = np.empty(users, dtype=np.int64)
+    person[alike] = np.arange(users) // 2
+    told = labels[alike[::2]] ^ (rng.random((users // 2, 2)) < 0.2)
+    age = 40.0 + 20 * told[:, 1] + 12 * rng.normal(size=users // 2) if age_tells else rng.uniform(20, 80, users // 2)
     table = weeks.table.with_columns(
-        pl.Series("user_id", [f"user-{i // 2:03d}" for i in range(users)]),
-        pl.Series("age", np.asarray(age)[first]), pl.Series("bmi", weeks.table["bmi"].to_numpy()[first]),
-        *(pl.Series(name, flipped[first, i].astype(np.int8)) for i, name in enumerate(weeks.conditions)),
+        pl.Series("user_id", [f"user-{i:03d}" for i in person]), pl.Series("age", age[person]),
+        pl.Series("bmi", rng.normal(25, 3, users // 2)[person]),
+        *(pl.Series(name, told[person, i].astype(np.int8)) for i, name in enumerate(weeks.conditions)),
     )  # fmt: skip
     return replace(weeks, table=table)
 

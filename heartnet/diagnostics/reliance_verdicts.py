@@ -163,11 +163,15 @@ def _wavers(it: Reliance, where: str, step: int) -> Finding:
 
 
 def _listed(it: Ablation) -> str:
-    alone = [each for each in it.parts if each.how == "permuted" and each.what not in (SENSORS, METADATA)]
-    order = sorted(alone, key=lambda each: -each.loss.value)
-    first = [each for each in it.parts if each.how == "permuted" and each.what in (SENSORS, METADATA)]
-    said = [f"{'all ' if each in first else ''}{each.what} {each.loss}" for each in (*first, *order)]
-    return ", ".join(said) + ("" if it.lean is not None else "; metadata nothing, for it does not look at them")
+    """Return what is lost, all sensors and all metadata first, then each input by how much it is."""
+    permuted = [each for each in it.parts if each.how == "permuted"]
+    together = {each.what: each.loss for each in permuted if each.what in (SENSORS, METADATA)}
+    said = [f"all sensors {together[SENSORS]}"]
+    if METADATA in together:
+        said.append("metadata nothing, for it does not look at them" if it.lean is None else
+                    f"all metadata {together[METADATA]}")  # fmt: skip
+    alone = sorted((each for each in permuted if each.what not in together), key=lambda each: -each.loss.value)
+    return ", ".join([*said, *(f"{each.what} {each.loss}" for each in alone)])
 
 
 def _without_metadata(settings: Mapping[str, object] | None) -> tuple[str, ...]:

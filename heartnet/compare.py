@@ -15,7 +15,7 @@ import polars as pl
 
 from heartnet.diagnostics.comparison import FEWEST
 from heartnet.errors import HeartnetError, did_you_mean
-from heartnet.measured import decades, pace, silent, weights
+from heartnet.network_facts import decades, pace, silent, weights
 from heartnet.predictions import CEILING, NETWORK, read_predictions
 from heartnet.report.folder import Run, is_run, read_run, runs_below
 from heartnet.resampling import Interval, Statistic, auroc, by_label, explained, interval

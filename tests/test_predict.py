@@ -252,6 +252,28 @@ def test_stores_of_another_order_or_other_channels_are_refused(
         assert expected in capsys.readouterr().err
 
 
+def test_weeks_that_measure_something_else_are_refused_by_name(
+    made: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weeks = faults.weeks(5, 20)
+    bare = weeks.readings.copy()
+    bare[:, 1] = np.nan
+    asleep = {"asleep": (np.arange(len(bare)) % 2).astype(np.uint8)}
+    write_store(replace(weeks, readings=bare), tmp_path / "bare")
+    write_store(replace(weeks, annotations=asleep), tmp_path / "asleep")
+    out = tmp_path / "x.parquet"
+    for kind, store, expected in (
+        ("readings", "bare", "the weeks have no steps"),
+        ("hourly", "bare", "the weeks have no steps"),
+        ("hourly", "asleep", "the weeks have marks of sleep, and the network"),
+    ):
+        assert predict(made(kind), tmp_path / store, "--out", out) == 2
+        assert expected in capsys.readouterr().err
+        assert not out.exists()
+    assert predict(made("readings"), tmp_path / "asleep", "--out", out) == 0
+    assert predict(made("hourly"), tmp_path / "asleep", "--out", out, "--overwrite", "--anyway") == 0
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -1,26 +1,20 @@
-"""What the amnesia profile costs beside one forward and backward pass over the same weeks.
-
-    python benchmarks/bench_amnesia.py
+"""What the amnesia profile costs beside one forward and backward pass over the same weeks, in processor seconds.
 
 Alternates in one process, on the full DeepHeart with random inputs:
 
 - `pass`: one forward, one backward of one logit a week to the inputs, in float64, on a copy made beforehand;
 - `float64`, `float32`: `amnesia_profile`, all anchors and outputs, the copying and the averaging included;
 - `one logit`: the same in float64 of one anchor of a network with one output, the work that `pass` does.
-
-Prints the median of each in seconds, the ratio to `pass`, the rows a second, and the figure's own time.
 """
 
 from __future__ import annotations
 
-import argparse
-import platform
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 
+from benchmarks.measure import alternate
+from benchmarks.table import Row
 from heartnet.conditions import CONDITIONS
 from heartnet.diagnostics.amnesia import ANCHORS, amnesia_profile
 from heartnet.diagnostics.isolate import isolated
@@ -29,43 +23,28 @@ from heartnet.figures import amnesia_figure
 from heartnet.model.deepheart import DeepHeart
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weeks", type=int, default=1)
-    parser.add_argument("--readings", type=int, default=4096)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def rows(*, quick: bool = False) -> list[Row]:
+    readings = 256 if quick else 4096
     torch.manual_seed(0)
-    probe = make_probe(options.weeks, options.readings)
-    single = make_probe(options.weeks, options.readings, outputs=("diabetes",))
-    rows = options.weeks * len(ANCHORS) * len(probe.outputs)
+    probe = make_probe(1, readings)
+    single = make_probe(1, readings, outputs=("diabetes",))
+    count = len(ANCHORS) * len(probe.outputs)
+    profile = amnesia_profile(probe, ["midpoint"], dtype=torch.float32)
     contenders: dict[str, Callable[[], object]] = {
         "pass": lambda: one_pass(probe),
         "float64": lambda: amnesia_profile(probe, dtype=torch.float64),
         "float32": lambda: amnesia_profile(probe, dtype=torch.float32),
         "one logit": lambda: amnesia_profile(single, ["midpoint"]),
+        "figure": lambda: amnesia_figure(profile, profile).canvas.draw(),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(options.repeats):
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    print(
-        f"{platform.machine()}, torch {torch.__version__}, {options.threads} thread(s); {options.weeks} week(s) of "
-        f"{options.readings} readings, {rows} rows, median of {options.repeats}"
-    )
-    base = statistics.median(seconds["pass"])
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        done = options.weeks if name in ("pass", "one logit") else rows
-        print(f"{name:9} {median:8.2f} s   {median / base:5.2f} × pass   {done / median:6.2f} rows/s")
-    profile = amnesia_profile(probe, ["midpoint"], dtype=torch.float32)
-    start = time.perf_counter()
-    amnesia_figure(profile, profile).canvas.draw()
-    print(f"figure    {time.perf_counter() - start:8.2f} s")
+    took = {name: each.processor for name, each in alternate(contenders, 1 if quick else 3, warm_up=False).items()}
+    beside = "one forward and backward, float64"
+    return [
+        Row("amnesia: one anchor of one output", took["one logit"], "s", beside, took["pass"], 1.1, "most"),
+        Row(f"amnesia: {count} rows, float64", took["float64"], "s", beside, took["pass"]),
+        Row(f"amnesia: {count} rows, float32", took["float32"], "s", beside, took["pass"]),
+        Row("amnesia: its figure", took["figure"], "s"),
+    ]
 
 
 def make_probe(weeks: int, readings: int, outputs: tuple[str, ...] = CONDITIONS) -> Probe:
@@ -86,7 +65,3 @@ def one_pass(probe: Probe) -> None:
         inputs = probe.inputs.double().requires_grad_()
         logits = network(inputs, *probe.rest)
         torch.autograd.grad(logits.score[:, 0].sum(), inputs)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,5 @@
 """How fast an Apple Health export is read, beside lxml reading the same attributes and doing nothing with them.
 
-    pip install -e '.[bench]'
-    python benchmarks/bench_apple_health.py --megabytes 200
-
 Writes a synthetic export of that size, as XML and as zip, to a temporary folder: unordered heart rates with motion
 context, steps of a watch and a phone, active energy, distance, and sleep. Then alternates on each, every run in a
 process of its own, the imports not counted in time but in memory:
@@ -10,8 +7,7 @@ process of its own, the imports not counted in time but in memory:
 - `heartnet`: `heartnet.sources.apple_health.read`, both passes, with readings counted instead of kept;
 - `lxml`: `lxml.etree.iterparse` over the records, taking the same attributes and clearing each element.
 
-Prints the median of each in MB of XML a second of processor time (of all threads), the ratio, and the peak resident
-memory of the process.
+Counts MB of XML a second of processor time (of all threads), and the peak resident memory of the process.
 """
 
 from __future__ import annotations
@@ -29,6 +25,8 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from benchmarks.table import Row
+
 WATCH = (
     "&lt;&lt;HKDevice: 0x282a45810&gt;, name:Apple Watch, manufacturer:Apple Inc., model:Watch, hardware:Watch5,2, "
     "software:7.1&gt;"
@@ -45,37 +43,33 @@ HEAD = """<?xml version="1.0" encoding="UTF-8"?>
 WANTED = ("HKQuantityTypeIdentifierHeartRate", "HKQuantityTypeIdentifierStepCount")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--megabytes", type=int, default=200)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--run", nargs=2, metavar=("READER", "FILE"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.run:
-        run(*options.run)
-        return
+def rows(*, quick: bool = False) -> list[Row]:
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         xml, archive = Path(folder) / "export.xml", Path(folder) / "export.zip"
-        megabytes = write_export(xml, options.megabytes * 1_000_000) / 1e6
+        megabytes = write_export(xml, 2_000_000 if quick else 100_000_000) / 1e6
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
             target.write(xml, "apple_health_export/export.xml")
-        print(f"{megabytes:,.0f} MB of XML, {archive.stat().st_size / 1e6:,.0f} MB zipped; median of {options.repeats}")
         for path in (xml, archive):
-            compare(path, megabytes, options.repeats)
+            found += compare(path, megabytes, 1 if quick else 3)
+    return found
 
 
-def compare(path: Path, megabytes: float, repeats: int) -> None:
-    """Alternate both readers on a file, and print what they took."""
+def compare(path: Path, megabytes: float, repeats: int) -> list[Row]:
+    """Alternate both readers on a file."""
     results: dict[str, list[list[float]]] = {"heartnet": [], "lxml": []}
     for _ in range(repeats):
         for reader, measured in results.items():
-            command = [sys.executable, __file__, "--run", reader, str(path)]
+            command = [sys.executable, "-m", "benchmarks.bench_apple_health", reader, str(path)]
             measured.append([float(word) for word in subprocess.check_output(command, text=True).split()])
     speeds = {reader: megabytes / statistics.median(row[0] for row in rows) for reader, rows in results.items()}
+    peaks = {reader: max(row[1] for row in rows) for reader, rows in results.items()}
     assert len({row[2] for rows in results.values() for row in rows}) == 1, "the readers found other records"
-    for reader, rows in results.items():
-        print(f"{path.suffix[1:]:4}{reader:9}{speeds[reader]:7.0f} MB/s   peak {max(row[1] for row in rows):6.0f} MB")
-    print(f"{path.suffix[1:]:4}heartnet is {speeds['heartnet'] / speeds['lxml']:.2f} times as fast")
+    name = f"Apple Health export, {path.suffix[1:]}"
+    return [
+        Row(name, speeds["heartnet"], "MB/s", "lxml", speeds["lxml"]),
+        Row(f"{name}: peak memory", peaks["heartnet"], "MB", "lxml", peaks["lxml"]),
+    ]
 
 
 def run(reader: str, path: str) -> None:
@@ -180,4 +174,4 @@ def records(chance: random.Random) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main()
+    run(*sys.argv[1:])

@@ -1,7 +1,5 @@
 """What a look of the activation heatmap costs beside training the full model.
 
-    python benchmarks/bench_heatmap.py
-
 On the full DeepHeart and simulated weeks of up to 4,096 readings, on one thread, medians of processor seconds, which
 other work on the machine changes little:
 
@@ -15,8 +13,6 @@ other work on the machine changes little:
 
 from __future__ import annotations
 
-import argparse
-import platform
 import statistics
 import tempfile
 import time
@@ -26,6 +22,7 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from benchmarks.table import Row
 from heartnet.datamodule import SimulatedData
 from heartnet.diagnostics.cadence import cadence_of
 from heartnet.diagnostics.heatmap import Rows, collect, constant_rows, order_of
@@ -42,20 +39,16 @@ STEPS = 2 * 168 // 8
 """Of the default run: two epochs of 168 weeks, 8 a step."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weeks", type=int, default=6)
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+def rows(*, quick: bool = False) -> list[Row]:
+    repeats = 1 if quick else 3
     torch.manual_seed(0)
     data = SimulatedData(Conditions(), users=60, weeks_per_user=1, val_share=0.5)
     module = make_module(data)
     train = data.batch(data.rows["train"][:8])
-    rows = telling_rows(data, options.weeks, 64)
-    batch = data.batch(np.array(rows))
+    shown = telling_rows(data, 6, 64)
+    batch = data.batch(np.array(shown))
     probe = module.probe(batch)
-    weeks = [known_week(probe, place, data, row) for place, row in enumerate(rows)]
+    weeks = [known_week(probe, place, data, row) for place, row in enumerate(shown)]
     inputs = Rows(
         "inputs", "linear",
         tuple(x[: int(n)].T.numpy().copy() for x, n in zip(probe.inputs, probe.lengths, strict=True)), "output", 3,
@@ -68,7 +61,7 @@ def main() -> None:
 
     def step() -> None:
         optimiser.zero_grad()
-        module.loss(module(train).score, train["targets"]).backward()
+        module.loss(module.score(train), train["targets"]).backward()
         optimiser.step()
 
     with tempfile.TemporaryDirectory() as folder:
@@ -89,22 +82,16 @@ def main() -> None:
             "units": lambda: unit_meanings([inputs, *layers], signals),
             "step": step,
         }
-        found = {name: median(task, options.repeats) for name, task in tasks.items()}
+        found = {name: median(task, repeats) for name, task in tasks.items()}
         writer.close()
-    print(
-        f"{platform.machine()}, torch {torch.__version__}, 1 thread; {len(rows)} weeks, "
-        f"{len(layers)} layers, {sum(each.units for each in layers)} units, {len(signals[0])} signals; "
-        f"median of {options.repeats}"
-    )
-    for name, seconds in found.items():
-        print(f"{name:13} {seconds:7.3f} s")
     look = found["run"] + found["cadence"] + found["constant"] + len(layers) * found["picture"]
-    print(f"{'look':13} {look:7.3f} s   (all layers of one week drawn)")
     once = found["panels"] + len(layers) * found["order"] + found["untrained"] + found["units"]
     total, training = 2 * look + once + 4 * found["unit picture"], STEPS * found["step"]
-    print(
-        f"of training   {total / training:7.1%}     ({total:.1f} s of {training:.0f} s: the default run, {STEPS} steps)"
-    )
+    return [
+        *(Row(f"heatmap: {name}", found[name], "s") for name in ("run", "units", "picture")),
+        Row("heatmap: a look, all layers of one week drawn", look, "s", "a training step", found["step"]),
+        Row("heatmap: both looks, of a default run's training", total / training, limit=0.05, sense="most", of="ours"),
+    ]
 
 
 def median(task: Callable[[], object], repeats: int) -> float:
@@ -122,7 +109,3 @@ def make_module(data: SimulatedData) -> HeartnetModule:
         DeepHeart(outputs=count), kind="conditions", targets=data.targets, target_mean=[0.2] * count,
         target_std=[1.0] * count, scaling=data.scaling.as_dict(),
     )  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()

@@ -1,57 +1,45 @@
-"""Times the way from a Parquet file to weeks, and how fast a store is opened and serves random weeks.
-
-python benchmarks/bench_prepare.py [--readings 20000000] [--weeks 100000]
-"""
+"""How fast the way from a Parquet file to weeks is, beside polars reading the file alone; seconds by the clock."""
 
 from __future__ import annotations
 
-import argparse
 import tempfile
-import time
-from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from benchmarks.measure import alternate
+from benchmarks.table import Row
 from heartnet.account import Account
 from heartnet.cli import main as heartnet
 from heartnet.intake import Intake
 from heartnet.readings import RawReadings, clean
 from heartnet.sources.table import TableOptions, read_table
-from heartnet.store import open_store, write_store
-from heartnet.weeks import Weeks, cut_weeks
+from heartnet.weeks import cut_weeks
+
+PAUSE = 168
+"""Seconds between readings: 3,600 a week."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--readings", type=int, default=20_000_000)
-    parser.add_argument("--pause", type=int, default=168, help="seconds between readings; 168 is 3,600 a week")
-    parser.add_argument("--weeks", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        cutting(Path(folder), options)
-        serving(Path(folder), options)
-
-
-def cutting(folder: Path, options: Namespace) -> None:
-    """Time reading Parquet alone, reading and cutting, and the whole command with its store on disk."""
-    file = folder / "readings.parquet"
-    write_readings(file, options.readings, options.pause)
-    took: dict[str, list[float]] = {}
-    for _ in range(options.rounds):
-        for what, action in (
-            ("polars reads the columns (the limit)", lambda: pl.read_parquet(file)),
-            ("Parquet to weeks", lambda: cut(file, folder)),
-            ("heartnet prepare table, with the store on disk", lambda: prepare(file, folder / "weeks")),
-        ):
-            start = time.perf_counter()
-            action()
-            took.setdefault(what, []).append(time.perf_counter() - start)
-    for what, seconds in took.items():
-        rate = options.readings / float(np.median(seconds)) / 1e6
-        print(f"{what:<50} {rate:6.1f} million readings/s (median of {options.rounds}: {np.median(seconds):.2f} s)")
+def rows(*, quick: bool = False) -> list[Row]:
+    readings, rounds = (200_000, 1) if quick else (20_000_000, 3)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = folder / "readings.parquet"
+        write_readings(file, readings, PAUSE)
+        runs: dict[str, Callable[[], object]] = {
+            "read": lambda: pl.read_parquet(file),
+            "cut": lambda: cut(file, folder),
+            "prepare": lambda: prepare(file, folder / "weeks"),
+        }
+        took = {name: each.wall for name, each in alternate(runs, rounds, warm_up=False).items()}
+    speed = {name: readings / seconds / 1e6 for name, seconds in took.items()}
+    unit, beside = "M readings/s", "polars reads the file"
+    return [
+        Row("prepare: Parquet to weeks", speed["cut"], unit, beside, speed["read"]),
+        Row("prepare: the command, with the store on disk", speed["prepare"], unit, beside, speed["read"]),
+    ]
 
 
 def write_readings(file: Path, count: int, pause: int) -> None:
@@ -90,43 +78,3 @@ def prepare(file: Path, out: Path) -> None:
 
     with contextlib.redirect_stdout(io.StringIO()):
         assert heartnet(["prepare", "table", str(file), "--out", str(out), "--overwrite"]) == 0
-
-
-def serving(folder: Path, options: Namespace) -> None:
-    """Time opening a store of many weeks, and reading whole weeks at random."""
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(50, 150, options.weeks)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    readings = rng.normal(70, 10, (int(offsets[-1]), 3)).astype(np.float32)
-    table = pl.DataFrame(
-        {
-            "user_id": [f"user-{week // 5:06d}" for week in range(options.weeks)],
-            "start": pl.Series(np.full(options.weeks, np.datetime64("2024-01-01", "us"))),
-            "readings": lengths,
-            "wear_hours": np.full(options.weeks, 100.0),
-        }
-    ).with_columns(
-        pl.lit(None, pl.String).alias("device"),
-        pl.lit(None, pl.Float64).alias("age"),
-        pl.lit(None, pl.String).alias("sex"),
-        pl.lit(None, pl.Float64).alias("bmi"),
-    )
-    weeks = Weeks(readings, np.arange(len(readings)), offsets, table, conditions=())
-    write_store(weeks, folder / "many")
-    opened, served = [], []
-    for _ in range(options.rounds):
-        start = time.perf_counter()
-        store = open_store(folder / "many")
-        opened.append(time.perf_counter() - start)
-        rows = rng.integers(0, options.weeks, options.weeks)
-        start = time.perf_counter()
-        total = 0.0
-        for row in rows:
-            total += float(store.week(row)[-1, 0])
-        served.append(options.weeks / (time.perf_counter() - start))
-    print(f"{'opening a store of ' + format(options.weeks, ',') + ' weeks':<50} {1000 * np.median(opened):6.0f} ms")
-    print(f"{'random weeks from it, each touched':<50} {np.median(served):6,.0f} a second")
-
-
-if __name__ == "__main__":
-    main()

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.bench_loader import status, write
+from benchmarks.bench_loader import write
+from benchmarks.measure import status
 from benchmarks.table import Row
 from heartnet.datamodule import SimulatedData, StoredData
 from heartnet.model import pieces

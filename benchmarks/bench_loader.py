@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from torch.utils.data import DataLoader
 
-from benchmarks.measure import alternate
+from benchmarks.measure import alternate, status
 from benchmarks.table import Row
 from heartnet.account import Account
 from heartnet.datamodule import StoredData
@@ -83,13 +83,13 @@ def epoch(store: Path, limit: int, repeats: int) -> list[Row]:
             start = time.perf_counter()
             next(iter(each))
             first[name].append(1000 * (time.perf_counter() - start))
-    before, count = anonymous(), len(data.rows["train"])
+    before, count = status("RssAnon"), len(data.rows["train"])
     # Whatever asks for more than the limit now gets a MemoryError. Mapped files are the system's cache, not counted.
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (int(status("VmData") + limit * 1e6), hard))
     most, start = before, time.process_time()
     for i, _ in enumerate(loader):
-        most = max(most, anonymous()) if i % 50 == 0 else most
+        most = max(most, status("RssAnon")) if i % 50 == 0 else most
     seconds = time.process_time() - start
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
     return [
@@ -99,17 +99,6 @@ def epoch(store: Path, limit: int, repeats: int) -> list[Row]:
         Row(f"loader: memory that an epoch of a store of {limit * 10} MB adds", (most - before) / 1e6, "MB",
             limit=limit, sense="most", of="ours", note=f"under a limit of {limit} MB on what the process may ask for"),
     ]  # fmt: skip
-
-
-def status(field: str) -> int:
-    """Return a field of this process's memory, bytes."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
-
-
-def anonymous() -> int:
-    """Return the resident memory of this process without mapped files, bytes."""
-    return status("RssAnon")
 
 
 def write(path: Path, weeks: int, readings: int) -> None:

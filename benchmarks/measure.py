@@ -71,6 +71,12 @@ class Machine:
         return lines
 
 
+def status(field: str) -> int:
+    """Return a field of this process's memory in bytes, on Linux: `VmRSS`, `VmHWM`, `RssAnon`, `VmData`."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
 def _busy() -> float | None:
     """Return the processor seconds that all programs took since the machine started, on Linux."""
     try:

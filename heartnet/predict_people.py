@@ -112,7 +112,7 @@ def people_account(
     people, weeks = table["user_id"].n_unique(), int(table.unique("user_id")["weeks"].sum())
     yield f"{people:,} {'SIMULATED ' if simulated else ''}{'person' if people == 1 else 'people'}, {weeks:,} weeks"
     rows = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for head in ("condition", "one score by", "mean score", "positive of known", "AUROC (95 %)"):
+    for head in ("condition", "by", "mean score", "with it", "AUROC (95 %)"):
         rows.add_column(head, no_wrap=True, justify="left" if len(rows.columns) < 2 else "right")
     for target, way in ways.items():
         rows.add_row(target, way.kind, *_cells(table, table.filter(~pl.col("seen")), target))
@@ -148,4 +148,4 @@ def _cells(table: pl.DataFrame, judged: pl.DataFrame, target: str) -> list[str]:
         return [shown, counted, "–"]
     found = interval(auroc(score, value), np.arange(len(value)), value, draws=1000)
     few = min(having, len(value) - having) < FEWEST
-    return [shown, counted, f"{found.value:.3f} (too few people)" if few else str(found)]
+    return [shown, counted, f"{found.value:.3f} (few people)" if few else str(found)]

@@ -1,0 +1,55 @@
+"""The table of benchmarks: ratios, limits, turns, and the section that a run adds to the results."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks.measure import alternate
+from benchmarks.table import Row, as_markdown, as_text
+
+
+def test_a_limit_is_one_of_the_ratio_or_of_ours() -> None:
+    assert Row("speed", 3.0, "weeks/s", "peer", 2.0, limit=1.5).met is True
+    assert Row("speed", 2.9, "weeks/s", "peer", 2.0, limit=1.5).met is False
+    assert Row("cost", 1.05, "s", "peer", 1.0, limit=1.03, sense="most").met is False
+    assert Row("start", 7.9, "s", limit=8.0, sense="most", of="ours").met is True
+    assert Row("alone", 1.0).met is None
+    assert Row("no peer", 1.0, limit=1.5).met is None
+
+
+def test_the_table_shows_what_was_missed_and_why() -> None:
+    rows = [Row("speed", 2.0, "weeks/s", "JAX", 4.0, limit=1.5, note="tried: threads"), Row("start", 0.5, "s")]
+    assert [json.loads(json.dumps(asdict(row))) for row in rows] == [asdict(row) for row in rows]
+    for text in (as_text(rows), as_markdown(rows)):
+        for part in ("2 weeks/s", "4 weeks/s (JAX)", "0.5 ×", "≥ 1.5 ×", "missed", "speed: tried: threads", "0.5 s"):
+            assert part in text
+
+
+def test_contenders_take_turns_and_the_first_round_is_not_counted() -> None:
+    order: list[str] = []
+    took = alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2)
+    assert order == ["a", "b"] * 3
+    assert set(took) == {"a", "b"}
+
+
+def test_every_benchmark_that_is_named_is_there() -> None:
+    for name in command.NAMES:
+        assert find_spec(f"benchmarks.bench_{name}") is not None
+
+
+def test_a_run_adds_a_section_above_the_older_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = tmp_path / "RESULTS.md"
+    results.write_text("# Measured\n\nSome words.\n", encoding="utf-8")
+    monkeypatch.setattr(command, "RESULTS", results)
+    command.write(["first machine"], [Row("speed", 1.0)])
+    command.write(["second machine"], [Row("speed", 2.0)])
+    text = results.read_text(encoding="utf-8")
+    assert text.startswith("# Measured\n\nSome words.\n")
+    assert text.count("\n## ") == 2
+    assert text.index("second machine") < text.index("first machine")

@@ -24,8 +24,8 @@ from benchmarks.table import Row
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["model=compact", "model.conv_units=2", "model.lstm_units=2", "model.lstm_layers=1", "model.pool=8"]
 CASES = {
-    "the full model": (["model=deepheart"], 40, 1),
-    "model=compact": (["model=compact"], 160, 3),
+    "the full model": (["model=deepheart"], 24, 3),
+    "model=compact": (["model=compact"], 160, 5),
 }
 
 

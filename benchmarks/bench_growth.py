@@ -145,6 +145,6 @@ def draw(found: dict[str, list[Point]]) -> Figure:
             panel.set_xlabel(name if row else "")
             panel.set_ylabel("" if column else unit)
             panel.set_xticks(sizes, [f"{int(size):,}" for size in sizes], fontsize=7, rotation=45)
-            panel.yaxis.set_major_formatter(lambda value, _: f"{value:,.3g}")
+            panel.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:.3g}")
             panel.tick_params(axis="y", labelsize=7)
     return figure

@@ -103,7 +103,8 @@ def _people_and_labels(
     frame = pl.DataFrame({"person": people, **{str(i): targets[:, i] for i in range(targets.shape[1])}})
     by_person = frame.with_columns(pl.exclude("person").fill_nan(None)).group_by("person").max().sort("person")
     # As strings: NumPy looks for objects one by one, which for 30,000 weeks takes 14 seconds.
-    return by_person["person"].to_numpy().astype(str), by_person.drop("person").fill_null(-1.0).to_numpy().astype(np.float64)
+    ids = by_person["person"].to_numpy().astype(str)
+    return ids, by_person.drop("person").fill_null(-1.0).to_numpy().astype(np.float64)
 
 
 def _every(ranks: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.bool_]:

@@ -36,9 +36,11 @@ def rows(*, quick: bool = False) -> list[Row]:
         bare, ours, _ = compared(overrides, 24 if quick else users, 1 if quick else repeats)
         found.append(Row(f"training, {name}", ours, "s", "a bare loop", bare, 1.03, "most"))
     bare, ours, steps = compared(TINY, 160, 1 if quick else 3)
-    found.append(Row("what Lightning adds to a step", 1000 * (ours - bare) / steps, "ms",
-                     note="one epoch of a tiny network with its validation and checkpoints; half of it is the log of each step, which "
-            "trainer.log_every_n_steps=50 spares"))  # fmt: skip
+    note = (
+        "one epoch of a tiny network with its validation and checkpoints; half of it is the log of each step, which "
+        "trainer.log_every_n_steps=50 spares"
+    )
+    found.append(Row("what Lightning adds to a step", 1000 * (ours - bare) / steps, "ms", note=note))
     return found
 
 

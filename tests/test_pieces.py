@@ -149,6 +149,24 @@ def test_who_looks_gets_the_whole_batch() -> None:
     assert inputs.grad.any()
 
 
+def test_a_hook_of_a_weight_sees_its_gradient_once() -> None:
+    model = network().double()
+    pieces.score(model, *batch()).sum().backward()  # type: ignore[no-untyped-call]
+    weight = model.head.weight
+    expected, weight.grad, seen = weight.grad, None, []
+
+    def half(gradient: Tensor) -> Tensor:
+        seen.append(gradient)
+        return gradient / 2
+
+    handle = weight.register_hook(half)  # type: ignore[no-untyped-call]
+    pieces.score(model, *batch()).sum().backward()  # type: ignore[no-untyped-call]
+    handle.remove()
+    assert expected is not None
+    torch.testing.assert_close(weight.grad, expected / 2)
+    assert len(seen) == 1
+
+
 def test_frozen_weights() -> None:
     model = network().double()
     model.convolutions.requires_grad_(requires_grad=False)

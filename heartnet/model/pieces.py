@@ -75,7 +75,7 @@ def score(
 
     It can be done on a CPU, for a network that gives each week the same score whatever stands beside it and however it
     is padded, as those of `heartnet.model` do. The gradient reaches the weights; who asks for that of the inputs, or
-    watches layers by hooks or operations by modes, gets the plain way.
+    watches layers or weights by hooks or operations by modes, gets the plain way.
     """
     rows = max(READINGS // max(inputs.shape[1], 1), 1)
     if len(inputs) <= rows or not _unseen(network, inputs, metadata):
@@ -166,4 +166,6 @@ def _unseen(network: nn.Module, inputs: Tensor, metadata: Tensor | None) -> bool
 
 def _watched(module: nn.Module) -> bool:
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name) for name in hooks) or "forward" in module.__dict__
+    # A weight's own hook would be called for each piece, and again for their sum.
+    weights = any(each._backward_hooks for each in module.parameters(recurse=False))
+    return weights or any(getattr(module, name) for name in hooks) or "forward" in module.__dict__

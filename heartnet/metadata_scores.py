@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Int64, Shaped
 
 from heartnet.baselines import baseline_scores, simple_model
 from heartnet.datamodule import WeeksDataModule
@@ -75,17 +75,15 @@ def crossfitted(
         conditions: whether it is logistic regression.
         folds: groups of users, at most; less where fewer users have it, or have it not.
     """
-    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
-
     if np.isnan(metadata).all():
         return None
     counts = [len(np.unique(users[value == each])) for each in (0, 1)] if conditions else [len(np.unique(users))]
     folds = min(folds, *counts) if conditions else min(folds, counts[0])
     if folds < 2:
         return None
-    kind = StratifiedGroupKFold if conditions else GroupKFold
-    scores = np.empty(len(value))
-    for train, test in kind(folds, shuffle=True, random_state=0).split(metadata, value, users):
+    scores, fold = np.empty(len(value)), _dealt(users, value == 1, folds)
+    for each in range(folds):
+        train, test = fold != each, fold == each
         if conditions and len(np.unique(value[train])) < 2:
             scores[test] = value[train].mean()
             continue
@@ -94,3 +92,19 @@ def crossfitted(
         asked = metadata[test][:, useful]
         scores[test] = model.predict_proba(asked)[:, 1] if conditions else model.predict(asked)
     return scores
+
+
+def _dealt(
+    users: Shaped[np.ndarray, " week"], has: Bool[np.ndarray, " week"], folds: int
+) -> Int64[np.ndarray, " week"]:
+    """Return the fold of each week: shuffled users are dealt out, those who have it in some week after the others.
+
+    scikit-learn's stratified folds of groups do the same one user at a time, in 2 minutes for 200,000.
+    """
+    names, user = np.unique(users, return_inverse=True)
+    having = np.bincount(user, has, minlength=len(names)) > 0
+    order = np.lexsort([np.random.default_rng(0).permutation(len(names)), having])
+    fold = np.empty(len(names), dtype=np.int64)
+    fold[order] = np.arange(len(names)) % folds
+    found: npt.NDArray[np.int64] = fold[user]
+    return found

@@ -139,12 +139,12 @@ def _limit(values: npt.NDArray[np.float64]) -> float:
 
 def name_axis(ax: Axes, text: str) -> None:
     """Write what an axis shows on its left."""
-    ax.set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center", labelpad=4, color="#333333")
+    ax.set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center", labelpad=4, color="#333333", parse_math=False)
 
 
 def name_rows(ax: Axes, names: Sequence[str]) -> None:
     """Write what each row shows on its left, the first on top."""
-    ax.set_yticks(range(len(names)), names, fontsize=8)
+    ax.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(names) - 0.5, -0.5)
 

@@ -57,7 +57,7 @@ def reliance_figure(
         _bars(axes[1], ablation)
     what = "simulated weeks" if simulated else "weeks"
     title = f"{it.target.replace('_', ' ')}, {split} split"
-    figure.text(0.2 / wide, 0.945, title, fontsize=12, fontweight="bold")
+    figure.text(0.2 / wide, 0.945, title, fontsize=12, fontweight="bold", parse_math=False)
     figure.text(0.2 / wide, 0.9, f"{it.weeks:,} {what} of {it.users:,} people   (step {step:,})", fontsize=9.5)
     return figure
 
@@ -79,7 +79,10 @@ def _scatter(ax: Axes, it: Reliance, score: Any, metadata: Any, value: Any, user
         for label, colour, name in ((0, _WITHOUT, "without it"), (1, _WITH, "with it")):
             these = chosen & (value == label)
             ax.plot(x[these], score[these], "o", color=colour, label=name, **style)
-        ax.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.03, 0.99), handletextpad=0.0)
+        ax.legend(
+            fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.03, 1.025), handletextpad=0.0, ncols=2,
+            columnspacing=0.6,
+        )  # fmt: skip
     else:
         ax.plot(x[chosen], score[chosen], "o", color=_WITHOUT, **style)
     if metadata is None:
@@ -87,8 +90,10 @@ def _scatter(ax: Axes, it: Reliance, score: Any, metadata: Any, value: Any, user
         return
     low, high = (float(each) for each in (min(x.min(), score.min()), max(x.max(), score.max())))
     ax.plot([low, high], [low, high], color=_GREY, linewidth=1.0, linestyle="--", zorder=0)
-    beyond = "" if math.isnan(it.given_metadata.value) else f"\nwith the target, given metadata: {it.given_metadata}"
-    _label(ax, f"rank correlation {it.rank}{beyond}", "model on age, sex and BMI", "network")
+    said = "one of the two is the same for all" if math.isnan(it.rank.value) else f"rank correlation {it.rank}"
+    if not math.isnan(it.given_metadata.value):
+        said += f"\nwith the target, given metadata: {it.given_metadata}"
+    _label(ax, said, "model on age, sex and BMI", "network")
 
 
 def _bars(ax: Axes, it: Ablation) -> None:
@@ -100,7 +105,7 @@ def _bars(ax: Axes, it: Ablation) -> None:
         if math.isfinite(each.loss.low) and math.isfinite(each.loss.high):
             ax.hlines(place, each.loss.low, each.loss.high, color="#222222", linewidth=1.2)
     ax.axvline(0, color=_GREY, linewidth=1.0)
-    ax.set_yticks(range(len(names)), [_WORDS.get(name, name.replace("_", " ")) for name in names])
+    ax.set_yticks(range(len(names)), [_WORDS.get(name, name.replace("_", " ")) for name in names], parse_math=False)
     ax.invert_yaxis()
     drawn = ((_PERMUTED, "permuted between weeks"), (_REMOVED, "removed"))
     keys = [Patch(color=colour, alpha=0.75, label=name) for colour, name in drawn]

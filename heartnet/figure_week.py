@@ -28,7 +28,7 @@ from heartnet.figure_attribution import (
 )
 from heartnet.week_trace import WeekTrace
 
-_WIDTH, _LEFT, _RIGHT = 1000, 116, 54  # pixels
+_WIDTH, _LEFT, _RIGHT = 1000, 116, 62  # pixels
 _RATE, _SPAN, _STEPS = "#b3261e", "#eba29c", "#3f74b5"
 _LANES = {"worn": "#9db8a4", "asleep": "#6a62c4", "in_workout": "#d98a1f", "in_af": "#a3557f"}
 _NIGHT = (0, 6)  # hours, as heartnet.synthetic has it
@@ -217,8 +217,10 @@ def _time_grid(ax: Axes, trace: WeekTrace | None, *, bottom: bool, top: bool, na
 
 def _write(figure: Figure, words: Words, attribution: Attribution | None, *, calendar: bool) -> None:
     height = figure.get_figheight() * 100
-    figure.text(14 / _WIDTH, 1 - 22 / height, words.title, fontsize=11.5, fontweight="bold")
-    figure.text(14 / _WIDTH, 1 - 42 / height, words.about, fontsize=8.8, color="#333333")
+    # As it is written: a user may be called `$x$`, which matplotlib would take for a formula.
+    about = " ".join(words.about.splitlines())
+    figure.text(14 / _WIDTH, 1 - 22 / height, words.title, fontsize=11.5, fontweight="bold", parse_math=False)
+    figure.text(14 / _WIDTH, 1 - 42 / height, about, fontsize=8.8, color="#333333", parse_math=False)
     if words.simulated:
         figure.text(
             1 - _RIGHT / _WIDTH, 1 - 22 / height, "simulated", fontsize=9, ha="right", color="#6b4a00",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -265,3 +266,7 @@ def test_the_verdicts_words() -> None:
     few = ablation_finding(ablation_of(cohort(0, people=14)), "test", all_weeks=28)
     assert few.status == "warn"
     assert "too few to tell" in few.message
+    assert "(argument `weeks`)" not in few.message, "all were looked at"
+    assert "(argument `weeks`)" in ablation_finding(ablation_of(cohort(0, people=14)), "test", all_weeks=99).message
+    one = ablation_finding(replace(ablation_of(cohort(0, people=14)), having=1, without=1), "test", all_weeks=28)
+    assert one.message.startswith("1 person has it and 1 does not: too few")

@@ -246,7 +246,7 @@ def test_synthetic_targets_and_one_target_alone(tmp_path: Path) -> None:
     trainer.test(module, datamodule=data, verbose=False)
     said = findings(tmp_path)
     assert set(said) == {"test: total_steps, metadata", "test: total_steps, ablation"}
-    assert "of the variance" in said["test: total_steps, ablation"].message
+    assert "Share of variance explained" in said["test: total_steps, ablation"].message
 
 
 def test_a_diverged_network_and_labels_of_one_class(tmp_path: Path) -> None:

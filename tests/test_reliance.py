@@ -21,7 +21,7 @@ from heartnet.datamodule import WeeksDataModule
 from heartnet.diagnostics.reliance import components, relations, reliance
 from heartnet.diagnostics.reliance_verdicts import reliance_findings
 from heartnet.figure_reliance import reliance_figure
-from heartnet.metadata_scores import crossfitted, known_weeks, metadata_score
+from heartnet.metadata_scores import _dealt, crossfitted, known_weeks, metadata_score
 from heartnet.prediction_file import PredictionFile
 from heartnet.predictions import known_of, prediction_rows
 from heartnet.tasks import Conditions
@@ -207,6 +207,14 @@ def test_crossfitting_never_sees_the_person_it_scores() -> None:
     assert spearmanr(linear, metadata[:, 1])[0] > 0.95
 
 
+def test_users_are_dealt_into_folds_alike_in_their_labels() -> None:
+    users = np.random.default_rng(0).permutation(np.repeat(np.arange(500), 2))
+    fold = _dealt(users, users % 9 == 0, 10)
+    assert {len(set(fold[users == each])) for each in range(500)} == {1}
+    assert np.ptp(np.bincount(fold)) == 0
+    assert np.ptp(np.bincount(fold[users % 9 == 0])) <= 2, "one person has two weeks"
+
+
 def test_with_heartnets_data_it_is_fitted_on_the_training_split(tmp_path: Path) -> None:
     data = WeeksDataModule(faults.weeks(0, 80), Conditions(), val_share=0.2, test_share=0.3)
     rows = data.rows["test"]
@@ -250,5 +258,9 @@ def test_the_picture_has_a_line_a_person_and_a_dot_a_week() -> None:
     assert "sleep apnea, val split" in words
     assert "120 simulated weeks of 30 people" in words
     assert str(it.rank) in words
+    one = np.full(120, 0.3)
+    same = reliance("sleep_apnea", **made | {"metadata": one}, draws=100)
+    alike = reliance_figure(same, made["score"], one, made["value"], made["users"], "val")
+    assert alike.axes[0].get_title(loc="left") == "one of the two is the same for all"
     without = reliance_figure(it, made["score"], None, made["value"], made["users"], "val")
     assert without.axes[0].get_xlabel() == "people, by mean score"

@@ -332,6 +332,11 @@ def test_many_channels_share_a_strip_and_foreign_weeks_are_drawn_as_seen(cohort:
 def test_words_over_a_picture(tmp_path: Path) -> None:
     it = wins_and_losses(written(tmp_path, [0, 1, 2, 3], [0, 0, 1, 1], [0.9, 0.1, 0.8, 0.2]), "risk")
     row = it.table.row(0, named=True) | {"age": 61.0, "sex": "male", "bmi": 27.25, "wear_hours": 101.0}
+    formula = words_of(row | {"user_id": "$\\frac{$\nx"}, it, "val", simulated=True, step=0)
+    ones = np.ones((3, 1))
+    figure = week_figure(None, Attribution("$b", ("$\\frac{$",), 0.0, ones, ones, None, 1, 0.0), formula)
+    figure.canvas.draw()
+    assert "$\\frac{$ x  ·" in [each.get_text() for each in figure.texts][1]
     words = words_of(row, it, "val", simulated=True, step=1200)
     assert words.title == "Risk, worst false positive, 1 of 1: scored 0.9, has it not"
     assert words.about == "u0  ·  male  ·  61 years  ·  BMI 27.2  ·  worn 101 h  ·  val split  ·  step 1,200"

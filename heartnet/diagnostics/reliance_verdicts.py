@@ -63,20 +63,23 @@ def ablation_finding(
         simulated: whether the people are.
         step: optimiser steps taken.
     """
-    unit = "AUROC" if it.kind == "conditions" else "of the variance"
-    where, chance = f"{split}: {it.target}, ablation", 0.5 if it.kind == "conditions" else 0.0
+    conditions = it.kind == "conditions"
+    unit = "AUROC" if conditions else "of the variance"
+    where, chance = f"{split}: {it.target}, ablation", 0.5 if conditions else 0.0
     some = f"{it.weeks:,} of {all_weeks:,}" if it.weeks < all_weeks else f"{it.weeks:,}"
     who = f"{some} {'simulated ' if simulated else ''}weeks of {it.users:,} people"
     sensors = it.loss(SENSORS)
     assert sensors is not None
-    numbers = f"{unit} {it.whole} ({who}); lost when permuted between weeks: {_listed(it)}."
+    score = "AUROC" if conditions else "Share of variance explained"
+    numbers = f"{score} {it.whole} ({who}); lost when permuted between weeks: {_listed(it)}."
 
     def finding(status: Status, message: str, *try_: str) -> Finding:
         value = None if math.isnan(sensors.value) else round(sensors.value, 4)
         return Finding(CHECK, status, where, value, None if value is None else 0.0, unit, message, try_, step)
 
     if _few(it.kind, it.users, it.having, it.without):
-        return finding("warn", f"{_too_few(it.kind, it.users, it.having, it.without)} {numbers}")
+        more = " More weeks may tell (argument `weeks`)." if it.weeks < all_weeks else ""
+        return finding("warn", f"{_too_few(it.kind, it.users, it.having, it.without)}{more} {numbers}")
     if it.blind:
         message = (
             "It does not look at the sensors: its scores stay the same with all readings of another week. Do these "
@@ -184,7 +187,10 @@ def _few(kind: str, users: int, having: int, without: int) -> bool:
 
 
 def _too_few(kind: str, users: int, having: int, without: int) -> str:
-    who = f"{having} people have it and {without} do not" if kind == "conditions" else f"{users} people"
+    who = f"{users} {'person' if users == 1 else 'people'}"
+    if kind == "conditions":
+        who = f"{having} {'person has' if having == 1 else 'people have'} it"
+        who += f" and {without} {'does' if without == 1 else 'do'} not"
     return f"{who}: too few to tell; intervals of so few are too narrow."
 
 

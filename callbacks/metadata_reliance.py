@@ -89,8 +89,8 @@ class MetadataReliance(OnPredictions):
     ) -> None:
         super().__init__(every_n_epochs=every_n_epochs, read=read)
         for name, value, least in (("draws", draws, 100), ("weeks", weeks, 2), ("permutations", permutations, 1)):
-            if value < least:
-                raise HeartnetError(f"callbacks.{CHECK}.{name}={value}: must be at least {least}")
+            if type(value) is not int or value < least:
+                raise HeartnetError(f"callbacks.{CHECK}.{name}={value}: must be a whole number of at least {least}")
         self.draws, self.ablate, self.weeks, self.permutations = draws, ablate, weeks, permutations
         self.probe = probe
 
@@ -124,9 +124,10 @@ class MetadataReliance(OnPredictions):
     ) -> list[Finding]:  # fmt: skip
         """Measure, log and draw one target."""
         table = known_weeks(predicted.file, target)
+        about: dict[str, Any] = {"simulated": predicted.simulated, "step": predicted.step}
         if not len(table):
-            return []
-        about: dict[str, Any] = {"simulated": predicted.simulated, "step": trainer.global_step}
+            where, message = f"{predicted.split}: {target}", f"It is known of none of the {predicted.weeks:,} weeks."
+            return [Finding(CHECK, "pass", where, None, None, "", message, (), predicted.step)]
         score, value = (table[name].cast(float).fill_null(np.nan).to_numpy() for name in ("score", "value"))
         users = table["user_id"].to_numpy().astype(str)
         wear = table["wear_hours"].cast(float).fill_null(np.nan).to_numpy()

@@ -21,7 +21,7 @@ from heartnet.figure_week import week_figure
 from heartnet.findings import Finding, run_folder
 from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, draw
 from heartnet.week_trace import week_trace
-from heartnet.wins_and_losses_words import CHECK, finding_of, markdown_of, not_drawn, tag_of, words_of
+from heartnet.wins_and_losses_words import AGED, CHECK, finding_of, markdown_of, not_drawn, tag_of, words_of
 
 ProbeOf = Callable[[lightning.LightningModule, Any], Probe]
 
@@ -73,8 +73,8 @@ class WinsAndLosses(OnPredictions):
         probe: ProbeOf | None = None,
     ) -> None:
         for name, value in {"count": count, "each": each}.items():
-            if value < 1:
-                raise HeartnetError(f"callbacks.{CHECK}.{name}={value}: must be at least 1")
+            if type(value) is not int or value < 1:
+                raise HeartnetError(f"callbacks.{CHECK}.{name}={value}: must be a whole number of at least 1")
         super().__init__(every_n_epochs=every_n_epochs, read=read)
         self.count, self.each, self.probe = count, each, probe
 
@@ -83,7 +83,7 @@ class WinsAndLosses(OnPredictions):
     ) -> list[Finding]:
         if predicted.kind != "conditions":
             return []
-        step = trainer.global_step
+        step = predicted.step
         chosen = [
             wins_and_losses(predicted.file, target, count=self.count, each=self.each) for target in predicted.targets
         ]
@@ -106,11 +106,12 @@ class WinsAndLosses(OnPredictions):
         if not any(hasattr(getattr(logger, "experiment", None), "add_figure") for logger in trainer.loggers):
             return ""
         data = predicted.data
-        problems: list[str] = []
+        trained_on = trainer.global_step != step
+        problems = [AGED] if trained_on else []
         try:
             for week, batch, row in _batches(trainer, predicted, chosen):
                 trace = None if data is None else week_trace(data.weeks, week)
-                probe = self._probe(module, predicted, batch, problems)
+                probe = None if trained_on else self._probe(module, predicted, batch, problems)
                 for it, one in _of(chosen, week):
                     found = None if probe is None else _attribution(probe, row, predicted, one, problems)
                     if trace is None and found is None:

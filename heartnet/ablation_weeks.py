@@ -83,7 +83,8 @@ def ablations(
         _check_same(before[:, i], score)
         slope, start = 1.0, 0.0
         if predicted.kind == "synthetic" and np.isfinite(before[:, i]).all():  # from scores to the target's unit
-            slope, start = np.polyfit(before[:, i], score, 1)
+            alike = np.ptp(before[:, i]) == 0
+            slope, start = (0.0, score.mean()) if alike else np.polyfit(before[:, i], score, 1)
         lost = losses(
             target, slope * before[:, i] + start,
             {key: slope * each[:, :, i] + start for key, each in after.items()},

@@ -42,6 +42,7 @@ class PredictedSplit:
         data: where the weeks came from; None if not from heartnet's data module.
         simulated: whether the weeks are.
         by: what was split, and is to be resampled.
+        step: optimiser steps taken when it was predicted; a training may have gone on since.
     """
 
     file: Path
@@ -52,6 +53,7 @@ class PredictedSplit:
     data: WeeksDataModule | None
     simulated: bool
     by: Literal["user", "week"]
+    step: int
 
 
 class OnPredictions(lightning.Callback):
@@ -179,7 +181,7 @@ class _Collected:
         self.predicted: PredictedSplit | None = None
         self._file: PredictionFile | None = None
         self._read: Read | None = None
-        self._weeks = 0
+        self._weeks = self._step = 0
         self._targets: tuple[str, ...] = ()
         self._kind: Kind = "conditions"
         self._data: WeeksDataModule | None = None
@@ -196,7 +198,7 @@ class _Collected:
             self._file = PredictionFile(folder / FILES[split])
 
     def take(self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any) -> None:
-        del trainer
+        self._step = trainer.global_step
         if self._file is None or self.failed:
             return
         try:
@@ -226,7 +228,7 @@ class _Collected:
                 self.predicted = PredictedSplit(
                     self._file.path, self.split, self._targets, self._kind, self._weeks, data,
                     simulated=data is not None and data.weeks.simulated,
-                    by="week" if data is not None and data.split_by == "week" else "user",
+                    by="week" if data is not None and data.split_by == "week" else "user", step=self._step,
                 )  # fmt: skip
         self.discard()
 

@@ -14,6 +14,9 @@ from heartnet.findings import Finding
 
 CHECK = "wins_and_losses"
 
+AGED = "since this validation the network was trained on, so that where these scores came from can no longer be told"
+"""Why weeks are drawn without it, where the last epoch has no validation."""
+
 _SINGULAR = {kind: kind.replace("_", " ") for kind in KINDS}
 _SUPERLATIVE = {kind: "worst" if kind in LOSSES else "best" for kind in KINDS}
 _COLUMNS = {
@@ -86,6 +89,8 @@ def finding_of(it: ChosenWeeks, split: str, *, simulated: bool, step: int) -> Fi
 
 def not_drawn(why: str, split: str, step: int) -> Finding:
     """Return what is to be said where weeks, or where their scores came from, could not be drawn."""
+    if why == AGED:
+        return Finding(CHECK, "pass", f"{split}: pictures", None, None, "", f"Not all is drawn: {why}.", (), step)
     message = (
         f"Not all is drawn: {why}. Say how to call the network: WinsAndLosses(probe=lambda module, batch: "
         "adapt(module.net, batch['x'], outputs=('risk',))); the loader must not shuffle."

@@ -247,6 +247,13 @@ def test_synthetic_targets_and_one_target_alone(tmp_path: Path) -> None:
     said = findings(tmp_path)
     assert set(said) == {"test: total_steps, metadata", "test: total_steps, ablation"}
     assert "Share of variance explained" in said["test: total_steps, ablation"].message
+    with torch.no_grad():
+        for each in module.network.head.parameters():  # type: ignore[union-attr]
+            each.zero_()
+    constant = trainer_of(tmp_path / "constant", MetadataReliance(draws=DRAWS, permutations=1))
+    constant.test(module, datamodule=data, verbose=False)
+    alike = findings(tmp_path / "constant")["test: total_steps, ablation"]
+    assert alike.message.startswith("It does not look at the sensors")
 
 
 def test_a_diverged_network_and_labels_of_one_class(tmp_path: Path) -> None:
@@ -262,6 +269,11 @@ def test_a_diverged_network_and_labels_of_one_class(tmp_path: Path) -> None:
     said = findings(tmp_path / "one")
     assert "too few to tell" in said["test: sleep_apnea, metadata"].message
     assert "test: sleep_apnea, ablation" not in said
+    data.values[data.rows["test"]] = np.nan
+    trainer_of(tmp_path / "no", MetadataReliance(draws=DRAWS)).test(module_of(data), datamodule=data, verbose=False)
+    said = findings(tmp_path / "no")
+    assert {where: each.status for where, each in said.items()} == {f"test: {name}": "pass" for name in data.targets}
+    assert "known of none of the 18 weeks" in said["test: sleep_apnea"].message
 
 
 def test_some_weeks_are_whole_people() -> None:
@@ -274,10 +286,16 @@ def test_some_weeks_are_whole_people() -> None:
     assert len(some_weeks(frame, 2)) == 3, "one person at least"
 
 
-@pytest.mark.parametrize("options", [{"every_n_epochs": 0}, {"draws": 10}, {"weeks": 1}, {"permutations": 0}])
-def test_arguments_that_cannot_work(options: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"every_n_epochs": 0}, {"draws": 10}, {"weeks": 1}, {"permutations": 0}, {"draws": "many"}, {"weeks": None},
+        {"permutations": 1.5},
+    ],
+)  # fmt: skip
+def test_arguments_that_cannot_work(options: dict[str, Any]) -> None:
     with pytest.raises(HeartnetError, match=next(iter(options))):
-        MetadataReliance(**options)  # type: ignore[arg-type]
+        MetadataReliance(**options)
 
 
 def test_thirty_people_are_too_few_and_it_says_so(tmp_path: Path) -> None:

@@ -174,7 +174,10 @@ def test_the_verdicts_words() -> None:
     [said] = reliance_findings(reliance("diabetes", **lost), "val")
     assert (said.status, said.where) == ("fail", "val: diabetes")
     made = cohort(0, weeks=1)
-    assert "no people with several weeks" in found_in(made)["week to week"].message
+    assert "fewer than two people with several weeks" in found_in(made)["week to week"].message
+    one = found_in({**made, "users": np.zeros(120)})["week to week"]
+    assert "fewer than two people with several weeks" in one.message
+    assert one.value is None, "nothing to compare the weeks of one person with"
     made["metadata"] = None
     assert "no metadata model to compare with" in found_in(made)["metadata"].message
     made["score"] = np.full(120, 0.3)

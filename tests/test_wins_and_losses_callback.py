@@ -218,7 +218,22 @@ def test_without_a_logger_there_is_the_table(tmp_path: Path) -> None:
     assert "val: pictures" not in findings(tmp_path)
 
 
-@pytest.mark.parametrize("options", [{"count": 0}, {"each": 0}, {"every_n_epochs": 0}])
-def test_arguments_that_cannot_work(options: dict[str, int]) -> None:
+def test_a_network_trained_on_since_the_validation_is_not_asked(tmp_path: Path, drawn: list[tuple[Any, ...]]) -> None:
+    made = faults.training("deepheart", 0)
+    trainer = trainer_of(tmp_path, WinsAndLosses(count=1), max_epochs=3, check_val_every_n_epoch=2)
+    trainer.fit(made.module, datamodule=made.data)
+    assert drawn
+    assert all(trace is not None and attribution is None for trace, attribution, *_ in drawn)
+    said = findings(tmp_path)["val: pictures"]
+    assert said.status == "pass"
+    assert "the network was trained on" in said.message
+    assert "shuffle" not in said.message
+    assert said.step == trainer.global_step * 2 // 3, "of the validation"
+
+
+@pytest.mark.parametrize(
+    "options", [{"count": 0}, {"count": 1.5}, {"count": "x"}, {"each": 0}, {"each": None}, {"every_n_epochs": 0}]
+)
+def test_arguments_that_cannot_work(options: dict[str, Any]) -> None:
     with pytest.raises(HeartnetError, match=next(iter(options))):
         WinsAndLosses(**options)

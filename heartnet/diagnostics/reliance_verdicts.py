@@ -9,6 +9,7 @@ from heartnet.diagnostics.ablation import LITTLE, METADATA, SENSORS, Ablation
 from heartnet.diagnostics.comparison import FEWEST
 from heartnet.diagnostics.reliance import Reliance
 from heartnet.findings import Finding, Status
+from heartnet.resampling import Interval
 
 CHECK = "metadata_reliance"
 
@@ -67,7 +68,7 @@ def ablation_finding(
     unit = "AUROC" if conditions else "of the variance"
     where, chance = f"{split}: {it.target}, ablation", 0.5 if conditions else 0.0
     some = f"{it.weeks:,} of {all_weeks:,}" if it.weeks < all_weeks else f"{it.weeks:,}"
-    who = f"{some} {'simulated ' if simulated else ''}weeks of {it.users:,} people"
+    who = f"{some} {'simulated ' if simulated else ''}weeks of {_people(it.users)}"
     sensors = it.loss(SENSORS)
     assert sensors is not None
     score = "AUROC" if conditions else "Share of variance explained"
@@ -133,14 +134,14 @@ def _follows(it: Reliance, where: str, sees_metadata: bool | None, who: str, ste
 
 
 def _wavers(it: Reliance, where: str, step: int) -> Finding:
-    share = it.share_within
+    share = it.share_within if it.several > 1 else Interval(math.nan, math.nan, math.nan)
 
     def finding(status: Status, message: str) -> Finding:
         value = None if math.isnan(share.value) else round(share.value, 4)
         return Finding(CHECK, status, where, value, None if value is None else WAVERS, "of variance", message, (), step)
 
     if it.several < 2:
-        return finding("pass", "no people with several weeks: how scores move from week to week is not known")
+        return finding("pass", "fewer than two people with several weeks: how scores move is not known")
     numbers = (
         f"{share} of the variance of the logits lies between weeks of one person (spread {it.within}; between people "
         f"{it.between}). Of {it.several} people with several weeks the score ranges over {it.range} on average, and of "
@@ -187,7 +188,7 @@ def _few(kind: str, users: int, having: int, without: int) -> bool:
 
 
 def _too_few(kind: str, users: int, having: int, without: int) -> str:
-    who = f"{users} {'person' if users == 1 else 'people'}"
+    who = _people(users)
     if kind == "conditions":
         who = f"{having} {'person has' if having == 1 else 'people have'} it"
         who += f" and {without} {'does' if without == 1 else 'do'} not"
@@ -195,4 +196,8 @@ def _too_few(kind: str, users: int, having: int, without: int) -> str:
 
 
 def _who(weeks: int, users: int, *, simulated: bool) -> str:
-    return f"{weeks:,} {'simulated ' if simulated else ''}weeks of {users:,} people"
+    return f"{weeks:,} {'simulated ' if simulated else ''}weeks of {_people(users)}"
+
+
+def _people(count: int) -> str:
+    return f"{count:,} {'person' if count == 1 else 'people'}"

@@ -19,6 +19,7 @@ from heartnet.diagnostics.fixed import leaves
 from heartnet.diagnostics.look_ahead import look_ahead
 from heartnet.errors import HeartnetError
 from heartnet.findings import Finding, publish
+from heartnet.model.pieces import only_looks
 
 
 class InputContract(lightning.Callback):
@@ -196,7 +197,7 @@ class InputContract(lightning.Callback):
                 self._publish(trainer, found, now=trainer.world_size == 1)
 
         self._unhook()
-        self._hook = network.register_forward_pre_hook(look, with_kwargs=True)
+        self._hook = network.register_forward_pre_hook(only_looks(look, "batch"), with_kwargs=True)
 
     def _unhook(self) -> None:
         if self._hook is not None:

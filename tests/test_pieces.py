@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from heartnet.diagnostics.loss_calls import LossCalls
 from heartnet.hourly import HOURLY
 from heartnet.model import ARCHITECTURES, pieces
 from heartnet.model.deepheart import DeepHeart
 from heartnet.model.dropout import Dropout, stream
 from heartnet.model.hourly_cnn import HourlyCNN
+from heartnet.model.pieces import only_looks
 
 LENGTHS = torch.tensor([40, 64, 7, 1, 33, 64, 20, 50, 12])
 
@@ -147,6 +149,40 @@ def test_who_looks_gets_the_whole_batch() -> None:
     pieces.score(model, inputs, lengths, metadata).sum().backward()  # type: ignore[no-untyped-call]
     assert inputs.grad is not None
     assert inputs.grad.any()
+
+
+def test_who_only_looks_leaves_every_bit() -> None:
+    """Callbacks that look at the training itself: at the whole batch, at each piece, at calls of loss functions."""
+    model, (inputs, lengths, metadata) = network(dropout=0.3).double().train(), batch()
+
+    def step() -> list[Tensor]:
+        torch.manual_seed(3)
+        score = pieces.score(model, inputs, lengths, metadata)
+        loss = nn.functional.binary_cross_entropy_with_logits(score, torch.ones_like(score))
+        return [score.detach(), *torch.autograd.grad(loss, list(model.parameters())), torch.rand(2)]
+
+    expected, seen = step(), []
+
+    def once(_: nn.Module, args: Any, kwargs: Any) -> None:
+        handles[0].remove()
+        seen.append(("batch", len(args[0]), len(kwargs)))
+
+    def each(_: nn.Module, __: Any, output: Tensor) -> None:
+        seen.append(("piece", output.shape[1], int(threading.current_thread() is threading.main_thread())))
+
+    handles = [
+        model.register_forward_pre_hook(only_looks(once, "batch"), with_kwargs=True),
+        model.lstm.register_forward_hook(only_looks(each)),
+    ]
+    with LossCalls() as calls:
+        found = step()
+    handles[1].remove()
+    assert all(map(torch.equal, found, expected))
+    assert seen == [("batch", 9, 0), *[("piece", 2, 1)] * 4, ("piece", 1, 1)]
+    assert len(calls.calls) == 1
+    stranger = model.lstm.register_forward_hook(lambda *_: None)
+    assert not torch.equal(step()[0], expected[0])  # other draws of dropout: the plain way
+    stranger.remove()
 
 
 def test_a_hook_of_a_weight_sees_its_gradient_once() -> None:

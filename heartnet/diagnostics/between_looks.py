@@ -18,6 +18,7 @@ from heartnet.diagnostics.layers import Layer, kind_of, plain_name, unit_axis, u
 from heartnet.diagnostics.saturation import sequences
 from heartnet.diagnostics.unit_counts import activity
 from heartnet.diagnostics.valid_steps import ValidSteps
+from heartnet.model.pieces import only_looks
 
 _POSITIONS = 128  # of each sequence that are counted at most
 _VALUES = 1024  # of each unit and call
@@ -88,9 +89,10 @@ class BetweenLooks:
         steps = ValidSteps(batch)
         for module in self._module.modules():
             if not isinstance(module, torch.jit.ScriptModule):  # which take no hooks
-                self._keep(module.register_forward_pre_hook(steps.find, with_kwargs=True))
+                self._keep(module.register_forward_pre_hook(only_looks(steps.find), with_kwargs=True))
         for name, layer, bounds in self._followed:
-            self._keep(layer.module.register_forward_hook(self._hook(name, layer, bounds, steps, step)))
+            hook = only_looks(self._hook(name, layer, bounds, steps, step))
+            self._keep(layer.module.register_forward_hook(hook))
         self._batches += 1
 
     def stop(self) -> None:

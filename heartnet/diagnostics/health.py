@@ -139,7 +139,7 @@ class Health:
         if self.compiled:  # its inside cannot be seen, and a mode would have it compiled again
             return
         self._seen = self._open.enter_context(LossCalls(batch))
-        self._open.enter_context(watch(self.watched, self._watch))
+        self._open.enter_context(watch(self.watched, self._watch, looks=True))
 
     def shut(self) -> None:
         """Stop watching; nothing is left behind."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from heartnet.errors import HeartnetError, did_you_mean
+from heartnet.model.pieces import only_looks
 
 Kind = Literal["convolution", "recurrent", "linear", "attention", "normalisation", "activation"]
 
@@ -90,7 +91,10 @@ def kind_of(module: nn.Module) -> Kind | None:
 
 @contextmanager
 def watch(
-    layers: Sequence[Layer], seen: Callable[[Layer, Float[Tensor, "batch position unit"]], None]
+    layers: Sequence[Layer],
+    seen: Callable[[Layer, Float[Tensor, "batch position unit"]], None],
+    *,
+    looks: bool = False,
 ) -> Iterator[None]:
     """Call `seen` with the output of each layer whenever it runs; hooks are gone at the end, also after an error.
 
@@ -98,6 +102,9 @@ def watch(
     and all that is between (time, or height and width) flattened into positions. The units of an activation stand
     where those of the last layer stood that put out the same shape, or else, since pooling may be in between, as many
     units in as many dimensions.
+
+    `looks` says that `seen` neither changes nor keeps what it gets, so that it may come in pieces of a batch
+    (`heartnet.model.pieces.only_looks`).
 
     Hooks do not reach into code that is compiled already: watch a copy (`heartnet.diagnostics.isolate`).
     """
@@ -114,7 +121,8 @@ def watch(
 
         return see
 
-    handles = [layer.module.register_forward_hook(hook(layer)) for layer in layers]
+    hooks = [(layer, hook(layer)) for layer in layers]
+    handles = [layer.module.register_forward_hook(only_looks(it) if looks else it) for layer, it in hooks]
     try:
         yield
     finally:

@@ -75,6 +75,9 @@ class LossCalls(TorchFunctionMode):
         batch: of the training step. Targets that are NaN in it are not counted, where the loss got them as zeros.
     """
 
+    looks_at = "calls"
+    """Changes nothing, so training goes on in pieces (`heartnet.model.pieces.score`)."""
+
     def __init__(self, batch: Any = None) -> None:
         super().__init__()
         self.calls: list[LossCall] = []

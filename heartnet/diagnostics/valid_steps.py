@@ -21,15 +21,18 @@ class ValidSteps:
 
     def __init__(self, batch: Any) -> None:
         self._lengths = _lengths_in(batch)
-        self._found = False
+        self._where: nn.Module | None = None
 
     def find(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Take the lengths that a module is called with, as a pre-hook: the batch may have been cut or augmented."""
-        if not self._found:
+        """Take the lengths that a module is called with, as a pre-hook: the batch may have been cut or augmented.
+
+        The first module that is called with any counts, whenever it is called: a batch may come in pieces.
+        """
+        if self._where is None or self._where is module:
             named = {**dict(zip(_arguments(type(module).forward), args, strict=False)), **kwargs}
             for each in (named, *(value for value in named.values() if isinstance(value, Mapping))):
                 if (lengths := _lengths_in(each)) is not None:
-                    self._lengths, self._found = lengths, True
+                    self._lengths, self._where = lengths, module
                     return
 
     def of(self, values: Tensor) -> tuple[Tensor, Tensor | None]:

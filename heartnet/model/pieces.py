@@ -13,13 +13,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.module import _has_any_global_hook
+from torch.overrides import _get_current_function_mode_stack
 
 from heartnet.model.dropout import stream
 
@@ -75,12 +77,16 @@ def score(
 
     It can be done on a CPU, for a network that gives each week the same score whatever stands beside it and however it
     is padded, as those of `heartnet.model` do. The gradient reaches the weights; who asks for that of the inputs, or
-    watches layers or weights by hooks or operations by modes, gets the plain way.
+    watches layers or weights by hooks or operations by modes, gets the plain way. Hooks and modes with an attribute
+    `looks_at` (`only_looks`) are trusted to change nothing.
     """
     rows = max(READINGS // max(inputs.shape[1], 1), 1)
     if len(inputs) <= rows or not _unseen(network, inputs, metadata):
         whole: Tensor = network(inputs, lengths, metadata).score
         return whole
+    for hook in list(network._forward_pre_hooks.values()):
+        if getattr(hook, "looks_at", None) == "batch":
+            hook(network, (inputs, lengths, metadata), {})
     order = torch.argsort(lengths, descending=True, stable=True)
     seed = int(torch.randint(2**62, ())) if network.training else None
     precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
@@ -94,7 +100,21 @@ def score(
     if graph and weights:
         found: Tensor = _Scores.apply(pieces, *weights)  # type: ignore[no-untyped-call]
         return found[back]
-    return torch.cat(_workers.each(pieces))[back]
+    return torch.cat(_called(pieces))[back]
+
+
+def only_looks(hook: Callable[..., Any], at: Literal["pieces", "batch"] = "pieces") -> Callable[..., Any]:
+    """Return a forward hook that `score` trusts to change nothing: with it, training goes on to the same bits.
+
+    Args:
+        hook: of a module, pre or not. It is called with one piece after the other, by the thread that asks.
+        at: `batch`: a pre-hook of the network itself, with keywords, that is called with the whole batch, and has to
+            remove itself then.
+    """
+    found: Any = partial(hook)
+    found.looks_at = at
+    marked: Callable[..., Any] = found
+    return marked
 
 
 @dataclass(frozen=True)
@@ -131,7 +151,7 @@ class _Scores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pieces: Sequence[_Piece], *weights: Tensor) -> Tensor:
         ctx.pieces, ctx.weights = pieces, weights
-        ctx.scores = _workers.each(pieces)
+        ctx.scores = _called(pieces)
         return torch.cat([each.detach() for each in ctx.scores])
 
     @staticmethod
@@ -141,10 +161,16 @@ class _Scores(torch.autograd.Function):
             return lambda: torch.autograd.grad(scores, ctx.weights, part, allow_unused=True)
 
         # Who asks for several gradients of one loss gets them, from going forward again: few do, and memory is freed.
-        scores, ctx.scores = ctx.scores or _workers.each(ctx.pieces), None
+        scores, ctx.scores = ctx.scores or _called(ctx.pieces), None
         parts = torch.split(gradient, [len(each) for each in scores])
         found = _workers.each([task(*each) for each in zip(scores, parts, strict=True)])
         return None, *map(_sum, zip(*found, strict=True))
+
+
+def _called(pieces: Sequence[_Piece]) -> list[Tensor]:
+    if any(map(_hooks, pieces[0].network.modules())):  # those who look see one piece at a time
+        return [piece() for piece in pieces]
+    return _workers.each(pieces)
 
 
 def _sum(gradients: Sequence[Tensor | None]) -> Tensor | None:
@@ -159,13 +185,19 @@ def _unseen(network: nn.Module, inputs: Tensor, metadata: Tensor | None) -> bool
     asked = inputs.requires_grad or (metadata is not None and metadata.requires_grad)
     if asked or inputs.device.type != "cpu" or type(network) is not ARCHITECTURES.get(type(network).__name__):
         return False
-    modes = torch._C._len_torch_function_stack() + torch._C._len_torch_dispatch_stack()
-    watched = modes or _has_any_global_hook()  # type: ignore[no-untyped-call]
+    stack = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    modes = any(not hasattr(each, "looks_at") for each in stack)
+    watched = modes or torch._C._len_torch_dispatch_stack() or _has_any_global_hook()  # type: ignore[no-untyped-call]
     return not watched and not any(map(_watched, network.modules()))
 
 
 def _watched(module: nn.Module) -> bool:
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     # A weight's own hook would be called for each piece, and again for their sum.
     weights = any(each._backward_hooks for each in module.parameters(recurse=False))
-    return weights or any(getattr(module, name) for name in hooks) or "forward" in module.__dict__
+    strangers = any(not hasattr(hook, "looks_at") for hook in _hooks(module))
+    backward = bool(module._backward_hooks or module._backward_pre_hooks)
+    return weights or strangers or backward or "forward" in module.__dict__
+
+
+def _hooks(module: nn.Module) -> list[Callable[..., Any]]:
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]

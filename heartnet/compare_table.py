@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import polars as pl
@@ -17,7 +18,9 @@ from heartnet.resampling import Interval
 
 NOTHING = "–"
 
-_console = Console(highlight=False)
+_NAME = 30  # letters of a name that stay on one line
+
+_console = Console(highlight=False, markup=False)
 
 
 def print_table(rows: Sequence[Row]) -> None:
@@ -39,7 +42,7 @@ def print_table(rows: Sequence[Row]) -> None:
     ]
     _print(networks, [*decades, *others])
     for line in _notes(rows):
-        _console.print(line, soft_wrap=True, markup=False)
+        _console.print(line, soft_wrap=True)
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -70,7 +73,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 def _print(rows: Sequence[Row], columns: Sequence[tuple[str, Sequence[str]]]) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1 if len(columns) < 4 else 0))
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold", no_wrap=max((len(row.name) for row in rows), default=0) <= _NAME)
     for head, _ in columns:
         table.add_column(head.replace("_", " "), justify="right")
     before = NETWORK
@@ -93,7 +96,7 @@ def _score(found: Interval | None, form: str = ".3f") -> str:
 def _short(found: Interval | None) -> str:
     if found is None or math.isnan(found.value):
         return NOTHING
-    limits = f" ({found.low:.2f}–{found.high:.2f})".replace("0.", ".")
+    limits = re.sub(r"\b0\.", ".", f" ({found.low:.2f}–{found.high:.2f})")
     return f"{found.value:.2f}" + ("" if math.isnan(found.low) else limits)
 
 

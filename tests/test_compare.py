@@ -20,13 +20,15 @@ from torch.utils.tensorboard import SummaryWriter
 
 import train
 from heartnet.cli import main as heartnet
-from heartnet.compare import compare_runs
+from heartnet.compare import Row, compare_runs
+from heartnet.compare_table import print_table
 from heartnet.configuration import check, options_of
 from heartnet.errors import HeartnetError
 from heartnet.findings import Finding, append_jsonl
 from heartnet.model import DeepHeart
 from heartnet.module import HeartnetModule
-from heartnet.predictions import PREDICTED
+from heartnet.predictions import NETWORK, PREDICTED
+from heartnet.resampling import Interval
 
 DATA = {"_target_": "heartnet.datamodule.StoredData", "path": "weeks", "batch_size": 4, "view": "readings"}
 
@@ -205,6 +207,16 @@ def test_the_printed_table_and_what_is_missing(tmp_path: Path, capsys: pytest.Ca
     assert table["name"].to_list() == ["a", "b", "c", "hourly"]
     assert table["mean"].is_null().to_list() == [False, True, True, False]
     assert table.row(0, named=True)["people"] == 30
+
+
+def test_a_long_name_leaves_room_for_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "architecture=compact data.users=60 data.batch_size=16 +callbacks=[people,predictions] trainer.max_epochs=10"
+    scores = {"day_std": Interval(-5.0, -10.05, 0.25), "resting_rate": Interval(0.5, 0.05, 1.0)}
+    print_table([Row(name, NETWORK, Path(), mean=Interval(0.123, 0.045, 0.678), each=scores, weights=209_860)])
+    printed = capsys.readouterr().out
+    for expected in ("0.123 (0.045 to 0.678)", "-5.00 (-10.05–.25)", "0.50 (.05–1.00)", "209,860"):
+        assert expected in printed
+    assert "people,predictions" in printed
 
 
 def test_few_people_are_told(tmp_path: Path) -> None:

@@ -91,6 +91,12 @@ def _ways(path: Path, about: Mapping[str, Any]) -> dict[str, Way]:
 
 
 def _check_targets(path: Path, module: HeartnetModule) -> None:
+    outputs = getattr(module.network, "arguments", {}).get("outputs")
+    if module.kind not in ("conditions", "synthetic") or outputs != len(module.targets):
+        raise HeartnetError(
+            f"{path}: a damaged checkpoint ({outputs} outputs for {len(module.targets)} targets of kind "
+            f"{module.kind!r})"
+        )
     if module.kind == "synthetic":
         try:
             check_targets(module.targets)
@@ -134,6 +140,8 @@ def _folder(run: Path) -> Path:
         return run / "checkpoints"
     if folds:
         raise HeartnetError(f"{run} is a cross-validation, with a network a fold; name one: {folds[0].parent}")
+    if runs := sorted(run.glob("*/checkpoints")):
+        raise HeartnetError(f"{run} holds several runs, as a sweep does; name one: {runs[0].parent}")
     raise HeartnetError(f"{run} holds no checkpoints/, so it is no run of heartnet; a run is in runs/DATE/TIME")
 
 

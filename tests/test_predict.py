@@ -220,6 +220,8 @@ def changed(run: Path, folder: Path, change: Callable[[dict[str, Any]], object])
         ("readings", lambda it: it["scaling"]["channels"].reverse(), "sees the channels dt, steps, heart_rate"),
         ("synthetic", lambda it: it["targets"].__setitem__(0, "total_stairs"), "no synthetic target 'total_stairs'"),
         ("readings", lambda it: it.update(architecture="Other"), "architecture 'Other' is not known"),
+        ("readings", lambda it: it.update(kind="other"), "targets of kind 'other'"),
+        ("readings", lambda it: it["targets"].pop(), "2 outputs for 1 targets"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(
@@ -286,6 +288,7 @@ def test_weeks_that_measure_something_else_are_refused_by_name(
         (("nowhere", "{store}", "--out", "x.parquet"), "nowhere does not exist"),
         (("{store}", "{store}", "--out", "x.parquet"), "holds no checkpoints/"),
         (("folds", "{store}", "--out", "x.parquet"), "folds/fold-0"),
+        (("sweep", "{store}", "--out", "x.parquet"), "holds several runs, as a sweep does; name one: sweep/0"),
         (("there.parquet", "{store}", "--out", "x.parquet"), "not a checkpoint that can be read"),
         (("{run}", "nowhere", "--out", "x.parquet"), "make one with `heartnet prepare"),
         (("{run}", "{run}", "--out", "x.parquet"), "is not a folder of prepared weeks"),
@@ -303,6 +306,7 @@ def test_bad_input(
     Path("there.parquet").write_bytes(b"kept")
     Path("folder.parquet").mkdir()
     Path("folds/fold-0/checkpoints").mkdir(parents=True)
+    Path("sweep/0/checkpoints").mkdir(parents=True)
     for name, text in (("mixed", "data: {view: hourly}"), ("broken", "data: [")):
         shutil.copytree(run, name)
         (Path(name) / "config.yaml").write_text(text)

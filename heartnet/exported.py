@@ -97,7 +97,13 @@ def described(chosen: Chosen, inputs: Sequence[str]) -> dict[str, Any]:
     hourly = chosen.view == "hourly"
     units = HOURLY_UNITS if hourly else UNITS
     channels = [{"name": name, "unit": units[name]} for name in module.scaling.channels]
-    step = "one of the 168 hours of a week, from Monday 00:00 local time" if hourly else "one reading, in time order"
+    step = (
+        "one of the 168 hours of a week, from Monday 00:00 local time"
+        if hourly
+        else (
+            "one reading, in time order, of a week as `heartnet prepare` cuts and thins it; dt of the first is missing"
+        )
+    )
     fields = [{"name": name, "unit": METADATA_UNITS[name]} for name in METADATA]
     known: dict[str, Any] = {
         "readings": {"type": "float32 [batch, time, channel]", "time": step, "channel": channels, "missing": "NaN"},

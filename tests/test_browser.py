@@ -182,6 +182,8 @@ def test_the_report_shows_its_pictures_and_asks_nobody(browser: Browser, run: Pa
     for width in (1280, 390):  # nothing is wider than the window, also on a telephone
         browser.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         assert browser.value("document.documentElement.scrollWidth") <= width
+        tiny = "e => e.getBoundingClientRect().width < Math.min(e.naturalWidth, 700) - 1"
+        assert browser.value(f"[...document.querySelectorAll('.pictures > img')].filter({tiny}).length") == 0
     browser.call("Emulation.clearDeviceMetricsOverride")
 
 

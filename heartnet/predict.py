@@ -236,7 +236,7 @@ def _print_account(chosen: Chosen, weeks: Weeks, out: Path) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     heads = ("positive of known", "AUROC (95 %)") if conditions else ("weeks known", "variance explained", "error")
     for head in (module.kind if not conditions else "condition", "mean score", *heads):
-        table.add_column(head, no_wrap=True, justify="left" if not table.columns else "right")
+        table.add_column(head, overflow="fold", justify="left" if not table.columns else "right")
     for target in module.targets:
         table.add_row(target, *_cells(out, target, conditions=conditions))
     console.print(table)

@@ -318,6 +318,14 @@ def test_bad_input(
     assert Path("there.parquet").read_bytes() == b"kept"
 
 
+def test_no_number_of_the_account_is_cut_off(
+    made: Callable[[str], Path], store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("readings", "synthetic"):
+        assert predict(made(kind), store, "--out", tmp_path / f"{kind}.parquet") == 0
+        assert "…" not in capsys.readouterr().out
+
+
 def test_replacing_needs_a_word(made: Callable[[str], Path], store: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.parquet"
     out.write_bytes(b"old")

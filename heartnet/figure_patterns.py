@@ -10,7 +10,7 @@ import polars as pl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from heartnet.diagnostics.loss_patterns import LossPattern
+from heartnet.diagnostics.loss_patterns_found import LossPattern
 from heartnet.diagnostics.loss_patterns_groups import Group
 from heartnet.resampling import Interval
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,107 +20,39 @@ import polars as pl
 from jaxtyping import Float
 
 from heartnet.diagnostics.comparison import FEWEST
-from heartnet.diagnostics.loss_patterns_groups import InAndOut, as_row, in_and_out
-from heartnet.diagnostics.loss_patterns_proposals import Clause, Flags, holds, large_enough, proposals, words
-from heartnet.diagnostics.loss_patterns_telling import Telling, chance_of, deviation, holm
+from heartnet.diagnostics.loss_patterns_found import LossPattern, Pattern, Search
+from heartnet.diagnostics.loss_patterns_groups import in_and_out
+from heartnet.diagnostics.loss_patterns_proposals import Flags, holds, large_enough, proposals, words
+from heartnet.diagnostics.loss_patterns_telling import Telling, chance_of, deviation, holm, how_many
 
 Floats = npt.NDArray[np.float64]
-Pattern = tuple[Clause, ...]
+_Strength = tuple[float, tuple[int, ...]]
+"""Standard deviations, and of which conditions."""
 
-LEVEL = 0.01
+LEVEL = 0.02
 """Probability of naming any pattern where there is none."""
 
 MOST_TRIED = 5
 """Patterns put to the half kept aside."""
 
-PROMISING = 2.5
+PROMISING = 3.0
 """Standard deviations on the first half from which a pattern is promising."""
 
+LIVELY = 1.0
+"""Standard deviations on the first half, nothing left out, below which a condition is not looked at again."""
+
+TOGETHER = 0.7
+"""Standard deviations by which one condition must tell more than all together to be asked alone: the best of several
+looks better than it is."""
+
 SAME = 1.64
-"""Below it, with the weeks of a better pattern left out, a promising pattern has nothing to say of its own."""
+"""Below it, with the weeks of another pattern left out, a promising pattern has nothing to say of its own."""
 
 LEFT = 1.0
 """Standard deviations up to which what a pair leaves of each of both may show, for the pair to be what matters."""
 
 _PAIRED = 10  # of the best single conditions, each with each
-
-
-@dataclass(frozen=True)
-class LossPattern:
-    """A pattern that held on the people kept aside.
-
-    Attributes:
-        clauses: what it is.
-        scope: the conditions it was found in, together.
-        chance: probability of as much by chance on the half kept aside, corrected for how many were tried.
-        deviation: standard deviations by which scores tell less inside, there.
-        weeks, people: in which it holds, on both halves.
-        alike: patterns that say the same, in words, the best first.
-        groups: of each condition of the scope, the scores inside and outside, on the half kept aside.
-    """
-
-    clauses: Pattern
-    scope: tuple[str, ...]
-    chance: float
-    deviation: float
-    weeks: int
-    people: int
-    alike: tuple[str, ...] = ()
-    groups: tuple[InAndOut, ...] = ()
-
-    @property
-    def words(self) -> str:
-        return words(self.clauses)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as plain lists, texts and numbers."""
-        return {
-            "pattern": self.words,
-            "clauses": [asdict(clause) for clause in self.clauses],
-            "found_in": list(self.scope),
-            "chance": self.chance,
-            "deviation": self.deviation,
-            "weeks": self.weeks,
-            "people": self.people,
-            "alike": list(self.alike),
-            "kept_aside": [
-                {"target": each.target, **as_row(each.inside, "_inside"), **as_row(each.outside, "_outside")}
-                for each in self.groups
-            ],
-        }
-
-
-@dataclass(frozen=True)
-class Search:
-    """What was looked at and found.
-
-    Attributes:
-        weeks, people: with a known label of any condition and a finite score.
-        by: what was split in halves and resampled.
-        looked_at: patterns looked at on the one half, over all conditions.
-        tried: those put to the other half, in words, with their probabilities, corrected.
-        patterns: those that held.
-        enough: whether there are people enough to look.
-    """
-
-    weeks: int
-    people: int
-    by: Literal["user", "week"]
-    looked_at: int = 0
-    tried: tuple[tuple[str, float], ...] = ()
-    patterns: tuple[LossPattern, ...] = field(default_factory=tuple)
-    enough: bool = True
-
-    def as_json(self) -> dict[str, Any]:
-        """Return all of it as plain lists, texts and numbers; null is not defined."""
-        return {
-            "weeks": self.weeks,
-            "people": self.people,
-            "enough_people": self.enough,
-            "looked_at": self.looked_at,
-            "tried": [{"pattern": name, "chance": chance} for name, chance in self.tried],
-            "patterns": [each.as_json() for each in self.patterns],
-        }
+_PASSES = 2  # of choosing each again, beside the others
 
 
 def find_patterns(
@@ -187,7 +119,7 @@ class _Half:
         found = {}
         for place in range(self.values.shape[1]):
             value = self.values[:, place]
-            each = [len(np.unique(self.users[rows & (value == label)])) for label in (0, 1)]
+            each = [how_many(self.users[rows & (value == label)], self.people) for label in (0, 1)]
             if min(each) >= FEWEST:
                 it = rows & ~np.isnan(value)
                 found[place] = Telling(self.scores[it, place], value[it], self.users[it], self.people)
@@ -205,39 +137,90 @@ class _Half:
 
 
 def _propose(half: _Half) -> tuple[int, list[_Chosen]]:
-    """Return how many patterns were looked at, and the best, each chosen with the weeks of those before left out."""
-    members = {pattern: holds(pattern, half.weeks) for pattern in proposals(half.weeks)}
-    members = _distinct(members)
-    rows = np.ones(len(half.users), dtype=bool)
-    asked = half.conditions(rows)
-    before = {pattern: _best(half.contributions(asked, rows, inside)) for pattern, inside in members.items()}
-    singles = sorted(before, key=lambda pattern: -before[pattern][0])[:_PAIRED]
-    looked_at = sum(math.isfinite(z) for z, _ in before.values())
-    for one, other in combinations(singles, 2):
-        inside = members[one] & members[other]
-        found = _best(half.contributions(asked, rows, inside))
-        looked_at += math.isfinite(found[0])
-        left = [_best(half.contributions(asked, rows, members[each] & ~inside))[0] for each in (one, other)]
-        if found[0] > max(before[one][0], before[other][0]) and max(left) < LEFT:
-            before[(*one, *other)], members[(*one, *other)] = found, inside
-    looked_at *= len(asked) + (len(asked) > 1)
+    """Return how many patterns were looked at, and the best, each chosen with the weeks of all others left out.
 
-    now = {pattern: found for pattern, found in before.items() if found[0] >= PROMISING}
-    chosen: list[_Chosen] = []
-    while now and len(chosen) < MOST_TRIED:
-        best = max(now, key=lambda pattern: now[pattern][0])
-        rows = rows & ~members[best]
-        asked = half.conditions(rows)
-        after = {
-            pattern: _best(half.contributions(asked, rows, members[pattern] & rows))
-            for pattern in now
-            if pattern != best
-        }
-        alike = [p for p in after if after[p][0] < SAME and len(p) == 1 and _overlap(members[p], members[best])]
-        alike.sort(key=lambda pattern: -now[pattern][0])
-        chosen.append(_Chosen(best, now[best][1], tuple(words(pattern) for pattern in alike[:3])))
-        now = {pattern: found for pattern, found in after.items() if found[0] >= PROMISING}
-    return looked_at, chosen
+    Where several things go wrong, the weeks outside a pattern are no better than those inside until the others are
+    left out. So patterns are taken one by one, and each is then chosen again, beside all the others.
+    """
+    looked = _Looks(half)
+    chosen: list[Pattern] = []
+    while len(chosen) < MOST_TRIED and (best := looked.best(chosen)) is not None:
+        chosen.append(best)
+    for _ in range(_PASSES):
+        for each in tuple(chosen):
+            place = chosen.index(each)
+            rest = chosen[:place] + chosen[place + 1 :]
+            again = looked.best(rest)
+            chosen = rest if again is None else [*rest[:place], again, *rest[place:]]
+    asked = len(half.conditions(np.ones(len(half.users), dtype=bool)))
+    return len(looked.members) * (asked + (asked > 1)), [
+        _Chosen(each, *looked.about(each, [other for other in chosen if other != each])) for each in chosen
+    ]
+
+
+class _Looks:
+    """The patterns of a half, and how much each tells with the weeks of some others left out."""
+
+    def __init__(self, half: _Half) -> None:
+        self.half = half
+        self.singles = _distinct({pattern: holds(pattern, half.weeks) for pattern in proposals(half.weeks)})
+        self.members = dict(self.singles)
+        self._known: dict[frozenset[Pattern], dict[Pattern, _Strength]] = {}
+
+    def best(self, without: Sequence[Pattern]) -> Pattern | None:
+        """Return the most promising pattern, if there is one."""
+        found = self._strengths(without)
+        best = max(found, key=lambda pattern: found[pattern][0], default=None)
+        return best if best is not None and found[best][0] >= PROMISING else None
+
+    def about(self, pattern: Pattern, without: Sequence[Pattern]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Return of which conditions a pattern tells, and which others tell the same, in words."""
+        found = self._strengths(without)
+        rows = self._rows(without)
+        scope = self._strength(self.half.conditions(rows), rows, self.members[pattern])[1]
+        rows = self._rows([*without, pattern])
+        asked = self.half.conditions(rows)
+        alike = [
+            other
+            for other, (z, _) in found.items()
+            if len(other) == 1 and other != pattern and z >= PROMISING
+            and _overlap(self.members[other], self.members[pattern])
+            and self._strength(asked, rows, self.members[other])[0] < SAME
+        ]  # fmt: skip
+        alike.sort(key=lambda other: -found[other][0])
+        return scope, tuple(words(other) for other in alike[:3])
+
+    def _strengths(self, without: Sequence[Pattern]) -> dict[Pattern, _Strength]:
+        """Return them of all single conditions, and of the pairs that are more than each of both."""
+        key = frozenset(without)
+        if key in self._known:
+            return self._known[key]
+        rows = self._rows(without)
+        asked = self.half.conditions(rows)
+        found = {pattern: self._strength(asked, rows, inside) for pattern, inside in self.singles.items()}
+        if not self._known:
+            self.singles = {pattern: self.singles[pattern] for pattern, (z, _) in found.items() if z >= LIVELY}
+        best = sorted(self.singles, key=lambda pattern: -found[pattern][0])[:_PAIRED]
+        for one, other in combinations(best, 2):
+            pair, inside = (*one, *other), self.singles[one] & self.singles[other]
+            strength = self._strength(asked, rows, inside)
+            if not math.isfinite(strength[0]):
+                continue
+            self.members[pair] = inside
+            left = (self._strength(asked, rows, self.singles[each] & ~inside)[0] for each in (one, other))
+            if strength[0] > max(found[one][0], found[other][0]) and max(left) < LEFT:
+                found[pair] = strength
+        self._known[key] = found
+        return found
+
+    def _rows(self, without: Sequence[Pattern]) -> Flags:
+        rows = np.ones(len(self.half.users), dtype=bool)
+        for pattern in without:
+            rows &= ~self.members[pattern]
+        return rows
+
+    def _strength(self, asked: dict[int, Telling], rows: Flags, inside: Flags) -> _Strength:
+        return _best(self.half.contributions(asked, rows, inside & rows))
 
 
 def _test(
@@ -249,16 +232,14 @@ def _test(
     draws: int,
     seed: int,
 ) -> Search:
-    rows = np.ones(len(half.users), dtype=bool)
-    chances, deviations, insides = [], [], []
-    for it in chosen:
-        inside = holds(it.clauses, half.weeks)
-        found = half.contributions(half.conditions(rows), rows, inside & rows)
+    members = [holds(it.clauses, half.weeks) for it in chosen]
+    chances, deviations = [], []
+    for i, it in enumerate(chosen):
+        rows = ~np.logical_or.reduce([np.zeros(len(half.users), dtype=bool), *members[:i], *members[i + 1 :]])
+        found = half.contributions(half.conditions(rows), rows, members[i] & rows)
         total = sum((found[place] for place in it.scope if place in found), np.zeros(half.people))
         chances.append(chance_of(total, seed=seed) if total.any() else 1.0)
         deviations.append(deviation(total))
-        insides.append(inside & rows)
-        rows = rows & ~inside
     corrected = holm(chances)
     patterns = [
         LossPattern(
@@ -274,7 +255,7 @@ def _test(
                     half.scores[:, place],
                     half.values[:, place],
                     half.users,
-                    holds(it.clauses, half.weeks),
+                    members[i],
                     draws=draws,
                     seed=seed,
                 )
@@ -285,19 +266,17 @@ def _test(
         if corrected[i] <= LEVEL
     ]
     tried = tuple((words(it.clauses), corrected[i]) for i, it in enumerate(chosen))
-    return Search(
-        so_far.weeks, so_far.people, so_far.by, so_far.looked_at, tried, tuple(patterns)
-    )  # fmt: skip
+    return Search(so_far.weeks, so_far.people, so_far.by, so_far.looked_at, tried, tuple(patterns))
 
 
-def _best(contributions: dict[int, Floats]) -> tuple[float, tuple[int, ...]]:
+def _best(contributions: dict[int, Floats]) -> _Strength:
     """Return the largest deviation, of one condition or of all together, and of which; minus infinity of none."""
     if not contributions:
         return -math.inf, ()
     scopes: dict[tuple[int, ...], Floats] = {(place,): it for place, it in contributions.items()}
     scopes[tuple(contributions)] = sum(contributions.values(), np.zeros(1))
     found = {scope: deviation(it) for scope, it in scopes.items()}
-    scope = max(found, key=lambda each: found[each])
+    scope = max(found, key=lambda each: found[each] + TOGETHER * (len(each) == len(contributions)))
     return found[scope], scope
 
 

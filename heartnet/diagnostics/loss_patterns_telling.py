@@ -25,6 +25,7 @@ FEWEST_OF_EACH = 3
 """People with and without a condition inside, below which the condition says nothing of a pattern."""
 
 _STEPS = 4  # of Newton's method, from the fit without the pattern
+_STILL = 1e-4  # of log odds
 _RIDGE = 1e-3  # of a week's weight: keeps a fit finite where the classes do not overlap
 _KNOTS = (1 / 3, 2 / 3)
 _MOST_EXTREME = 15.0  # logits beyond are certain
@@ -70,7 +71,7 @@ class Telling:
         return np.bincount(self.users, (self.value - expected) * asked, self.people).astype(np.float64)
 
     def _people(self, chosen: Bool[np.ndarray, " week"]) -> int:
-        return len(np.unique(self.users[chosen]))
+        return how_many(self.users[chosen], self.people)
 
 
 def deviation(contributions: Float[np.ndarray, " people"]) -> float:
@@ -89,6 +90,11 @@ def chance_of(contributions: Float[np.ndarray, " people"], flips: int = 10_000, 
         signs = rng.integers(0, 2, (min(step, flips - first), len(own)), dtype=np.int8)
         as_low += int(((2.0 * signs - 1.0) @ own >= found - 1e-12 * np.abs(own).sum()).sum())
     return (1 + as_low) / (1 + flips)
+
+
+def how_many(users: Int64[np.ndarray, " week"], people: int) -> int:
+    """Return how many different users there are, of `people` from 0."""
+    return int((np.bincount(users, minlength=people) > 0).sum())
 
 
 def holm(chances: list[float]) -> list[float]:
@@ -120,7 +126,7 @@ def _fit(design: Floats, value: Floats, start: Floats, steps: int) -> Floats:
         curvature = design.T @ (design * (expected * (1 - expected))[:, None]) + ridge
         step = np.linalg.solve(curvature, design.T @ (value - expected) - ridge @ at)
         at = at + np.clip(step, -2, 2)
-        if np.abs(step).max() < 1e-6:
+        if np.abs(step).max() < _STILL:
             break
     return at
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from heartnet.diagnostics.comparison import FEWEST
-from heartnet.diagnostics.loss_patterns import LossPattern, Search
+from heartnet.diagnostics.loss_patterns_found import LossPattern, Search
 from heartnet.diagnostics.loss_patterns_groups import InAndOut
 from heartnet.findings import Finding
 

@@ -45,8 +45,8 @@ class LossPatterns(OnPredictions):
     drawn at random are looked at. The network, its training and the random streams are left as they are.
 
     Works with any LightningModule as `callbacks.predictions.Predictions` does, with `read` for data that are not
-    heartnet's; `Predicted.known` brings the columns to look for patterns in. Conditions only: of synthetic targets
-    nothing is said.
+    heartnet's; `Predicted.known` brings the columns to look for patterns in, whatever they are called. Conditions only:
+    of synthetic targets nothing is said.
 
     Logs, for each split, `val` or `test`:
         `loss_patterns/{split}/patterns`: how many held.
@@ -57,7 +57,7 @@ class LossPatterns(OnPredictions):
 
     Args:
         strata: groups for the stratified table: `age_band`, `bmi_band`, `wear_band`, or a column of
-            `heartnet.predictions.KNOWN`; a column of numbers by its quarters.
+            `heartnet.predictions.KNOWN`, or one that `read` brings; a column of numbers by its quarters.
         every_n_epochs: look at the validation after each n-th epoch, and after the last.
         draws: resamples of people for an interval.
         read: called with the module and a batch, returns what is predicted of it, as
@@ -78,7 +78,7 @@ class LossPatterns(OnPredictions):
         self, strata: Sequence[str] = (), every_n_epochs: int = 5, draws: int = 1000, read: Read | None = None
     ) -> None:
         super().__init__(every_n_epochs=every_n_epochs, read=read)
-        self.strata = check_strata(strata)
+        self.strata = check_strata(strata, None if read is not None else ())  # the adapter may bring columns of its own
         if draws < 100:
             raise HeartnetError(f"callbacks.loss_patterns.draws={draws}: must be at least 100, for an interval of 95 %")
         self.draws = draws

@@ -32,7 +32,8 @@ class Predicted:
         values: likewise, 1 or 0, or targets in their unit; NaN is unknown.
         logits: likewise, before the sigmoid; None if there are none.
         kind: `conditions` or `synthetic`, which is any target that is a quantity.
-        known: by column of `heartnet.predictions.COLUMNS` what else is known of each week, `[week]`.
+        known: by column what else is known of each week, `[week]`: those of `heartnet.predictions.COLUMNS`, and
+            any others of numbers or names, the same in every batch.
     """
 
     targets: Sequence[str]

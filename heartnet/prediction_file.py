@@ -18,7 +18,7 @@ ROWS_IN_MEMORY = 1 << 15
 
 
 class PredictionFile:
-    """Writes predictions to a Parquet file with the columns `heartnet.predictions.COLUMNS`, as a context.
+    """Writes predictions to a Parquet file with at least the columns `heartnet.predictions.COLUMNS`, as a context.
 
     `add` rows, then `finish`; without `finish`, also after an error, nothing is left behind, and a file that was there
     before is still there.
@@ -74,7 +74,9 @@ class PredictionFile:
             return
         with self._told():
             part = self._partial() / f"part-{len(self._parts):06d}.parquet"
-            pl.concat(self._held).select(*COLUMNS).write_parquet(part, row_group_size=self.rows_in_memory)
+            pl.concat(self._held).select(*COLUMNS, pl.exclude(*COLUMNS)).write_parquet(
+                part, row_group_size=self.rows_in_memory
+            )
         self._parts.append(part)
         self._held, self._held_rows = [], 0
 

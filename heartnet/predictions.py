@@ -63,7 +63,10 @@ in the units of `heartnet.hourly.HOURLY_UNITS`. Null is unknown.
 """
 
 COLUMNS: dict[str, Any] = PREDICTED | KNOWN
-"""All columns, in their order, with their types: what `heartnet.prediction_file.PredictionFile` writes."""
+"""The columns there always are, in their order, with their types, as `heartnet.prediction_file.PredictionFile` writes
+them. After them come those that an adapter knows besides (`heartnet.predicted.Predicted.known`): Float64, or String."""
+
+_TAKEN = frozenset({"place", "row"})
 
 FILES = {"val": "val_predictions.parquet", "test": "predictions.parquet"}
 """Where a run's folder keeps the network's predictions. What begins with `predictions` is of the test."""
@@ -89,7 +92,7 @@ def prediction_rows(
     """Return the network's predictions with all of `COLUMNS`, the targets of a week one after the other.
 
     Args:
-        known: one row a week; columns it lacks are null, those that are not in `COLUMNS` are left out.
+        known: one row a week; columns it lacks are null, those that are not in `COLUMNS` come after them.
         targets: names.
         scores: probabilities, or targets in their unit.
         values: NaN is unknown; None is unknown for all.
@@ -97,13 +100,16 @@ def prediction_rows(
         split: of all weeks, or of each.
 
     Raises:
-        HeartnetError: what stands in a column is of another type.
+        HeartnetError: what stands in a column is of another type, or a column has a name that cannot be used.
     """
-    given = set(known.columns).intersection(COLUMNS)
+    given = [name for name in known.columns if name not in ("model", "split")]
+    further = [name for name in given if name not in COLUMNS]
+    if taken := _TAKEN.intersection(further):
+        raise HeartnetError(f"predictions: a column is called {min(taken)!r}, which is used here; give it another name")
     weeks = known.select(
         pl.lit(NETWORK).alias("model"),
         pl.lit(split).alias("split") if split is None or isinstance(split, str) else pl.Series("split", split),
-        *(pl.col(name) for name in COLUMNS if name in given - {"model", "split"}),
+        *given,
     )
     frames = [
         weeks.with_columns(
@@ -121,9 +127,12 @@ def prediction_rows(
     rows = pl.concat(frames).sort("row", "place")
     try:
         return rows.select(
-            (pl.col(name) if name in rows.columns else pl.lit(None).alias(name)).cast(dtype)
-            for name, dtype in COLUMNS.items()
-        )
+            *(
+                (pl.col(name) if name in rows.columns else pl.lit(None).alias(name)).cast(dtype)
+                for name, dtype in COLUMNS.items()
+            ),
+            *(pl.col(name).cast(pl.Float64 if rows[name].dtype.is_numeric() else pl.String) for name in further),
+        ).with_columns(pl.col(pl.Float32, pl.Float64).exclude("score", "logit").fill_nan(None))
     except pl.exceptions.PolarsError as error:
         raise HeartnetError(f"predictions: a column is of another type than expected: {error}") from error
 

@@ -118,6 +118,33 @@ def test_a_pattern_in_data_from_elsewhere_is_named(tmp_path: Path) -> None:
     assert events.Scalars("loss_patterns/test/inside/risk")[0].value == pytest.approx(risk["auroc_inside"])
 
 
+def test_columns_of_another_name_are_looked_at(tmp_path: Path) -> None:
+    """What elsewhere is called a clinic is no column of heartnet's; pages of names and odd numbers do no harm."""
+    weeks = foreign_weeks(1, 1500)
+    rng = np.random.default_rng(0)
+    weeks["serial"] = [f"<b>{i}</b>" for i in range(1500)]
+    weeks["odd"] = np.where(rng.random(1500) < 0.3, np.inf, np.where(rng.random(1500) < 0.5, np.nan, 1.0))
+    weeks["device"] = np.where(np.array(weeks["device"]) == "old", "no|rth *<i>*", "south").tolist()
+
+    def read_clinics(module: Any, batch: Any) -> Predicted:
+        known = {"clinic": batch["device"], "serial": batch["serial"], "odd": batch["odd"], "none": [None] * 100}
+        return Predicted(("risk",), batch["user"], (module.gain * batch["x"]).sigmoid(), batch["y"], known=known)
+
+    callback = LossPatterns(strata=["clinic", "odd", "none"], draws=100, read=read_clinics)
+    trainer_of(tmp_path, callback).test(Foreign(), batches(weeks), verbose=False)
+    (said,) = findings(tmp_path)
+    assert (said.status, said.where) == ("warn", "test: clinic = no|rth *<i>*"), said.message
+    table = pl.read_csv(tmp_path / "strata.csv")
+    assert table.filter(pl.col("stratum") == "clinic")["people"].sum() == 1500
+    assert table.filter(pl.col("stratum") == "none")["group"].to_list() == ["unknown"]
+
+    callback = LossPatterns(strata=["clinik"], draws=100, read=read_clinics)
+    trainer_of(tmp_path / "wrong", callback).test(Foreign(), batches(weeks), verbose=False)
+    (said,) = findings(tmp_path / "wrong")
+    assert "no 'clinik'" in said.message
+    assert "Did you mean 'clinic'" in said.message
+
+
 def test_nothing_is_named_where_nothing_is(tmp_path: Path) -> None:
     weeks = foreign_weeks(2, 1500)
     weeks["device"] = np.random.default_rng(0).permutation(weeks["device"]).tolist()

@@ -167,10 +167,15 @@ def test_rows_hold_what_is_known_of_each_week(make_weeks: MakeWeeks) -> None:
 
 
 def test_what_is_not_known_is_null() -> None:
-    found = prediction_rows(pl.DataFrame({"user_id": ["a"], "other": [3]}), ("one",), np.array([[0.5]]))
-    assert dict(found.schema) == COLUMNS
+    known = pl.DataFrame({"user_id": ["a"], "other": [3], "age": [float("nan")], "ill": [True]})
+    found = prediction_rows(known, ("one",), np.array([[0.5]]))
+    assert dict(found.schema) == COLUMNS | {"other": pl.Float64, "ill": pl.String}
     row = found.row(0, named=True)
-    assert {name for name, each in row.items() if each is not None} == {"model", "user_id", "target", "score"}
+    assert {name for name, each in row.items() if each is not None} == {
+        "model", "user_id", "target", "score", "other", "ill"
+    }  # fmt: skip
+    with pytest.raises(HeartnetError, match="called 'row'"):
+        prediction_rows(pl.DataFrame({"user_id": ["a"], "row": [3]}), ("one",), np.array([[0.5]]))
     with pytest.raises(HeartnetError, match="another type"):
         prediction_rows(pl.DataFrame({"user_id": ["a"], "age": ["old"]}), ("one",), np.array([[0.5]]))
 

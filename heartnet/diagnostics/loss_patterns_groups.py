@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from heartnet.diagnostics.calibration import offset
 from heartnet.diagnostics.comparison import FEWEST
+from heartnet.diagnostics.loss_patterns_proposals import NOT_PROPERTIES
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.predictions import KNOWN
 from heartnet.resampling import Interval, Statistic, auroc, by_label, intervals, mean
@@ -122,19 +123,23 @@ STRATA: tuple[str, ...] = (*BANDS, *(name for name in KNOWN if name not in ("spl
 """What weeks can be stratified by: bands, or a column; a column of numbers by its quarters."""
 
 
-def check_strata(strata: Sequence[str]) -> tuple[str, ...]:
+def check_strata(strata: Sequence[str], further: Sequence[str] | None = ()) -> tuple[str, ...]:
     """Return the names.
+
+    Args:
+        strata: names.
+        further: columns there are besides `STRATA`; None if that is not yet known.
 
     Raises:
         HeartnetError: no sequence of names, or an unknown one.
     """
+    there = tuple(dict.fromkeys((*STRATA, *(further or ()))))
     if isinstance(strata, str) or not all(isinstance(name, str) for name in strata):
         raise HeartnetError(f"callbacks.loss_patterns.strata={strata!r}: a list of names is expected, as [device,sex]")
     for name in strata:
-        if name not in STRATA:
+        if further is not None and name not in there:
             raise HeartnetError(
-                f"callbacks.loss_patterns.strata: no {name!r}; there are {', '.join(STRATA)}."
-                f"{did_you_mean(name, STRATA)}"
+                f"callbacks.loss_patterns.strata: no {name!r}; there are {', '.join(there)}.{did_you_mean(name, there)}"
             )
     return tuple(dict.fromkeys(strata))
 
@@ -156,18 +161,18 @@ def stratified(
     `FEWEST` people have the condition, or have it not: those rows are there, but tell little.
 
     Args:
-        weeks: `user_id` and columns of `heartnet.predictions.KNOWN`.
+        weeks: `user_id` and columns of `heartnet.predictions.KNOWN`, or others.
         targets: conditions.
         scores: probabilities.
         values: 1 or 0; NaN is unknown.
-        strata: names of `STRATA`.
+        strata: names of `STRATA`, or of other columns.
         by: what is resampled, `user` or `week`.
         draws: resamples.
         seed: of the draws.
     """
     users = weeks["user_id"].to_numpy() if by == "user" else np.arange(len(weeks))
     rows = []
-    for stratum in check_strata(strata):
+    for stratum in check_strata(strata, [name for name in weeks.columns if name not in NOT_PROPERTIES]):
         for name, inside in _groups(weeks, stratum):
             for i, target in enumerate(targets):
                 it = group(scores[inside, i], values[inside, i], users[inside], draws=draws, seed=seed)
@@ -197,8 +202,9 @@ def _groups(weeks: pl.DataFrame, stratum: str) -> list[tuple[str, npt.NDArray[np
     found: list[tuple[str, npt.NDArray[np.bool_]]] = []
     if each.dtype.is_numeric():
         values = each.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        unknown = ~np.isfinite(values)
         if not bounds and not unknown.all():
-            bounds = tuple(np.unique(np.nanquantile(values, [0.25, 0.5, 0.75])).tolist())
+            bounds = tuple(np.unique(np.quantile(values[~unknown], [0.25, 0.5, 0.75])).tolist())
         edges = [-math.inf, *bounds, math.inf]
         for low, high in pairwise(edges):
             inside = (values >= low) & (values < high)

@@ -26,7 +26,9 @@ MOST = 0.5
 CUTS = (0.1, 0.2, 0.8, 0.9)
 """Quantiles of a column beyond which weeks are looked at."""
 
-_NOT_PROPERTIES = {*PREDICTED, "split", "logit"}
+NOT_PROPERTIES = frozenset({*PREDICTED, "split", "logit"})
+"""Columns that say nothing of a week itself."""
+
 _UNITS = {"age": "years", "bmi": "kg/m²", "wear_hours": "h", **HABITS_UNITS}
 _UNITS |= {f"{of}_of_{name}": unit for of in ("mean", "spread") for name, unit in HOURLY_UNITS.items()}
 
@@ -53,11 +55,11 @@ class Clause:
         """Return `[week]`; a column that is not known holds for `unknown` only."""
         each = pl.col(self.column)
         asked = {
-            "is": each == pl.lit(self.bound),
-            "at most": each <= pl.lit(self.bound),
-            "at least": each >= pl.lit(self.bound),
-            "unknown": each.is_null(),
-        }[self.kind]
+            "is": lambda: each.cast(pl.String) == pl.lit(self.bound),
+            "at most": lambda: each <= pl.lit(self.bound),
+            "at least": lambda: (each >= pl.lit(self.bound)) & each.is_not_nan(),
+            "unknown": each.is_null,
+        }[self.kind]()
         found: Flags = weeks.select(asked.fill_null(value=False)).to_series().to_numpy().astype(np.bool_)
         return found
 
@@ -83,7 +85,7 @@ def proposals(weeks: pl.DataFrame) -> list[tuple[Clause, ...]]:
     """
     found: dict[tuple[Clause, ...], None] = {}
     for name in weeks.columns:
-        if name not in _NOT_PROPERTIES:
+        if name not in NOT_PROPERTIES:
             found |= dict.fromkeys((clause,) for clause in _clauses(weeks[name]))
     return list(found)
 
@@ -120,7 +122,9 @@ def _clauses(column: pl.Series) -> Iterator[Clause]:
             if not (bound in (values.min(), values.max()) and _share(values == bound) > MOST) and math.isfinite(bound):
                 yield Clause(name, "at most" if cut < 0.5 else "at least", bound)
     elif column.dtype in (pl.String, pl.Categorical, pl.Boolean):
-        for value in known.cast(pl.String).unique().sort():
+        # A name in fewer weeks cannot be in people enough; and there may be as many names as weeks.
+        counts = known.cast(pl.String).alias("name").value_counts().filter(pl.col("count") >= FEWEST_INSIDE)
+        for value in counts["name"].sort():
             yield Clause(name, "is", value)
 
 

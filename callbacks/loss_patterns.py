@@ -27,7 +27,7 @@ class LossPatterns(OnPredictions):
 
     Proposed are single conditions on what is known of weeks (device, age, sex, BMI, wear, how they were measured,
     exercise, travel, hourly features: `heartnet.predictions.KNOWN`), and pairs of those that look best. The people are
-    split in halves: what looks best on the one half, each with the weeks of the better ones left out, is tested on the
+    split in halves: what looks best on the one half, each with the weeks of the others left out, is tested so on the
     other, corrected for how many were tried (`heartnet.diagnostics.loss_patterns`). Losses are held against wins with
     the same scores: more people with the condition inside, metadata that tell rightly, or scores of a narrow range make
     no pattern (`heartnet.diagnostics.loss_patterns_telling`). Patterns that say the same are named with the one that
@@ -79,8 +79,10 @@ class LossPatterns(OnPredictions):
     ) -> None:
         super().__init__(every_n_epochs=every_n_epochs, read=read)
         self.strata = check_strata(strata, None if read is not None else ())  # the adapter may bring columns of its own
-        if draws < 100:
-            raise HeartnetError(f"callbacks.loss_patterns.draws={draws}: must be at least 100, for an interval of 95 %")
+        if type(draws) is not int or draws < 100:
+            raise HeartnetError(
+                f"callbacks.loss_patterns.draws={draws}: must be a whole number of at least 100, for intervals of 95 %"
+            )
         self.draws = draws
 
     def look(

@@ -177,8 +177,12 @@ def test_it_leaves_no_trace_and_says_when_people_are_few(tmp_path: Path, kind: s
 def test_options_that_cannot_work() -> None:
     with pytest.raises(HeartnetError, match=r"no 'gender'; there are age_band"):
         LossPatterns(strata=["gender"])
-    with pytest.raises(HeartnetError, match=r"loss_patterns\.draws=5"):
-        LossPatterns(draws=5)
+    for draws in (5, None, "many", 150.5):
+        with pytest.raises(HeartnetError, match=rf"loss_patterns\.draws={draws}"):
+            LossPatterns(draws=draws)  # type: ignore[arg-type]
+    for strata in (None, 5, "device", [["sex"]]):
+        with pytest.raises(HeartnetError, match="a list of names is expected"):
+            LossPatterns(strata=strata)  # type: ignore[arg-type]
     with pytest.raises(HeartnetError, match=r"loss_patterns\.every_n_epochs=0"):
         LossPatterns(every_n_epochs=0)
 

@@ -134,7 +134,8 @@ def check_strata(strata: Sequence[str], further: Sequence[str] | None = ()) -> t
         HeartnetError: no sequence of names, or an unknown one.
     """
     there = tuple(dict.fromkeys((*STRATA, *(further or ()))))
-    if isinstance(strata, str) or not all(isinstance(name, str) for name in strata):
+    listed = isinstance(strata, Sequence) and not isinstance(strata, str)
+    if not listed or not all(isinstance(name, str) for name in strata):
         raise HeartnetError(f"callbacks.loss_patterns.strata={strata!r}: a list of names is expected, as [device,sex]")
     for name in strata:
         if further is not None and name not in there:

@@ -107,8 +107,8 @@ def _finding(
         if told
         else f"On the half of the {people} kept aside too few inside have a condition, or have it not, for an AUROC",
         *([f"Too few inside to tell each by itself: {', '.join(few)}"] if told and few else []),
-        f"By chance so much in {it.chance:.2g} of cases, corrected for {len(search.tried)} tried of "
-        f"{search.looked_at:,} looked at",
+        f"So much by chance{', with the weeks of the others left out,' if len(search.tried) > 1 else ''} in "
+        f"{it.chance:.2g} of cases, corrected for {len(search.tried)} tried of {search.looked_at:,} looked at",
         *([f"Much the same: {'; '.join(it.alike)}"] if it.alike else []),
         _REMEDIES[kinds[0]],
     ]

@@ -231,3 +231,10 @@ def test_the_forest_shows_each_interval(forest: Figure) -> None:
     assert "0.90 (0.50–1.00)   7, too few" in texts
     assert "one class   3, too few" in texts
     assert "simulated weeks, step 12" in texts
+
+
+def test_the_forest_draws_any_name() -> None:
+    rows = [ForestRow(r"device = $\frac{x$"), ForestRow("$a$ " * 50, Interval(0.5, 0.4, 0.6), 60)]
+    figure = forest_figure(rows, "title", simulated=False, step=1)
+    figure.canvas.draw()
+    assert any(text.get_text() == r"device = $\frac{x$" for text in figure.axes[0].texts)

@@ -76,16 +76,8 @@ def forest_figure(rows: Sequence[ForestRow], title: str, *, simulated: bool = Fa
         if told:
             ax.plot([row.auroc.low, row.auroc.high], [y, y], color=colour, linewidth=1.6)
             ax.plot([row.auroc.value], [y], "s", color=colour, markersize=5)
-        ax.text(
-            -0.02,
-            y,
-            _short(row.name, 40),
-            parse_math=False,
-            transform=ax.get_yaxis_transform(),
-            ha="right",
-            va="center",
-            fontsize=9,
-        )
+        ax.text(-0.02, y, _short(row.name, 40), transform=ax.get_yaxis_transform(), ha="right", va="center", fontsize=9,
+                parse_math=False)  # fmt: skip
         number = f"{row.auroc.value:.2f} ({row.auroc.low:.2f}–{row.auroc.high:.2f})" if told else "one class"
         few = ", too few" if row.too_few else ""
         ax.text(1.02, y, f"{number}   {row.people:,}{few}", transform=ax.get_yaxis_transform(), va="center", fontsize=9)

@@ -209,6 +209,15 @@ def test_weeks_of_a_file_are_those_that_were_written(tmp_path: Path) -> None:
     assert len(few.known) == 20
 
 
+def test_weeks_that_a_loader_repeats_count_once(tmp_path: Path) -> None:
+    known = pl.DataFrame({"user_id": ["a", "a", "b"], "week": [0, 0, 1]})
+    scores = np.array([[0.1, 0.2], [0.1, 0.2], [0.3, 0.4]])
+    prediction_rows(known, ("x", "y"), scores, np.ones((3, 2)), None, "test").write_parquet(tmp_path / "it.parquet")
+    found = predicted_weeks(tmp_path / "it.parquet", ("x", "y"))
+    assert found.known["user_id"].to_list() == ["a", "b"]
+    np.testing.assert_allclose(found.scores, [[0.1, 0.2], [0.3, 0.4]], atol=1e-6)
+
+
 @pytest.fixture
 def forest() -> Figure:
     rows = [

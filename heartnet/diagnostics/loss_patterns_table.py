@@ -34,7 +34,7 @@ class PredictedWeeks:
 
 
 def predicted_weeks(file: Path, targets: Sequence[str], most: int = MOST_WEEKS, seed: int = 0) -> PredictedWeeks:
-    """Return the network's weeks of a file with all of `heartnet.predictions.COLUMNS`.
+    """Return the network's weeks, each once, of a file with all of `heartnet.predictions.COLUMNS`.
 
     Args:
         file: Parquet.
@@ -50,7 +50,8 @@ def predicted_weeks(file: Path, targets: Sequence[str], most: int = MOST_WEEKS, 
         names = users.unique().sort().to_numpy()
         kept = np.random.default_rng(seed).permutation(names)[: max(len(names) * most // len(users), 1)]
         rows = rows.filter(pl.col("user_id").is_in(kept.tolist()))
-    known = rows.filter(pl.col("target") == targets[0]).drop("target", "model", "value", "score", "logit").collect()
+    first = rows.filter(pl.col("target") == targets[0])
+    known = _once(first.drop("target", "model", "value", "score", "logit").collect())
     parts = [_of(rows, target, known) for target in targets]
     scores, values = (np.column_stack([part[name].to_numpy() for part in parts]) for name in ("score", "value"))
     return PredictedWeeks(known, scores.astype(np.float64), values.astype(np.float64), sampled)
@@ -58,6 +59,11 @@ def predicted_weeks(file: Path, targets: Sequence[str], most: int = MOST_WEEKS, 
 
 def _of(rows: pl.LazyFrame, target: str, known: pl.DataFrame) -> pl.DataFrame:
     """Return score and value of a target, in the order of the weeks; NaN where there is none."""
-    part = rows.filter(pl.col("target") == target).select("week", "score", "value").collect()
+    part = _once(rows.filter(pl.col("target") == target).select("week", "score", "value").collect())
     joined = known.select("week").join(part, on="week", how="left", maintain_order="left")
     return joined.select(pl.col("score", "value").cast(pl.Float64).fill_null(float("nan")))
+
+
+def _once(weeks: pl.DataFrame) -> pl.DataFrame:
+    """Return the weeks, each once: a loader may repeat some."""
+    return weeks.unique("week", keep="first", maintain_order=True)

@@ -72,9 +72,7 @@ def flip_index(lengths: Int[Tensor, " batch"], time: int, batch: int) -> Int[Ten
     return (place * batch + torch.arange(batch, device=lengths.device)).reshape(-1)
 
 
-def _reorder(
-    hidden: Float[Tensor, "time batch unit"], index: Int[Tensor, " step"]
-) -> Float[Tensor, "time batch unit"]:
+def _reorder(hidden: Float[Tensor, "time batch unit"], index: Int[Tensor, " step"]) -> Float[Tensor, "time batch unit"]:
     if not (torch.is_grad_enabled() and hidden.requires_grad):
         return _taken(hidden, index)
     flipped: Tensor = _Flip.apply(hidden, index)  # type: ignore[no-untyped-call]

@@ -114,9 +114,18 @@ def export(chosen: Chosen, out: Path, weeks: Weeks, which: str = "weeks") -> Agr
         "use": _DISCLAIMER,
     }
     onnx.helper.set_model_props(model, {"heartnet": json.dumps(about, ensure_ascii=False)})
-    onnx.checker.check_model(model, full_check=True)
-    whole: bytes = model.SerializeToString()
-    found = _agreement(network, chosen, whole, weeks, which, runtime)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        whole: bytes = model.SerializeToString()
+        found = _agreement(network, chosen, whole, weeks, which, runtime)
+    except HeartnetError:
+        raise
+    except Exception as error:  # both libraries raise many kinds
+        raise HeartnetError(
+            f"--onnx {out}: the exported network does not run, so no file is left: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. Report it with the versions onnx "
+            f"{onnx.__version__}, onnxruntime {runtime.__version__}, torch {torch.__version__}"
+        ) from error
     if not found.difference <= TOLERANCE:
         raise HeartnetError(
             f"--onnx {out}: the exported network and PyTorch differ by {found.difference:.2g} in a score, and at most "

@@ -72,6 +72,7 @@ CASES: dict[str, dict[str, Any]] = {
     "metadata": {"metadata": "lstm_state", "pool": 2, "clock": "elapsed"},
     "masked": {"mask": True, "activation": "gelu"},
     "late_fusion": {"metadata": "late_fusion"},
+    "only_metadata": {"metadata": "only", "pool": 2},
     "hourly": {"view": "hourly"},
     "hourly_metadata": {"view": "hourly", "metadata": "logit", "pool": 3},
     "synthetic": {"task": Synthetic(("total_steps", "mean_difference_30_min"))},
@@ -175,6 +176,19 @@ def test_a_file_that_does_not_agree_is_not_left(
     assert main(words) == 2
     assert "differ by nan" in capsys.readouterr().err
     assert sorted(each.name for each in tmp_path.iterdir()) == ["it.ckpt", "it.onnx", "weeks"]
+
+
+def test_a_file_that_does_not_run_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("LSTM node\nmore")
+
+    monkeypatch.setattr(heartnet.export, "_agreement", fails)
+    out = tmp_path / "it.onnx"
+    assert main(["export", str(checkpoint(tmp_path)), "--onnx", str(out)]) == 2
+    assert "does not run, so no file is left: LSTM node. Report it" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

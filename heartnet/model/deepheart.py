@@ -163,7 +163,7 @@ class DeepHeart(nn.Module):
     ) -> Logits:
         """Return what the network says after one reading of zeros, at every step."""
         channels = self.get_parameter("convolutions.0.weight").shape[1]
-        hidden, one = self._convolve(inputs.new_zeros(len(inputs), channels, 1), torch.ones_like(lengths))
+        hidden, one = self._convolve(inputs.new_zeros(inputs.shape[0], channels, 1), torch.ones_like(lengths))
         features = self.dropout(self.lstm(hidden.permute(2, 0, 1), one, self._first_state(metadata)))
         score = self.head(features.permute(1, 2, 0))
         mask = step_mask(-(-lengths // self.stride), -(-inputs.shape[1] // self.stride), score.dtype)

@@ -30,6 +30,7 @@ class Chosen:
         configuration: the run's `config.yaml`; empty if it is not there.
         fold: the number of its fold, if it is of one.
         ways: how a person's weeks become one score, by condition, as the run chose it; empty if it chose nothing.
+        notes: what one has to know of the choice.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Chosen:
     configuration: Mapping[str, Any] = field(default_factory=dict)
     fold: int | None = None
     ways: Mapping[str, Way] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def choose_checkpoint(run: Path, which: str = "best") -> Chosen:
@@ -47,12 +49,17 @@ def choose_checkpoint(run: Path, which: str = "best") -> Chosen:
 
     Args:
         run: its folder, or a checkpoint itself.
-        which: `best` or `last`.
+        which: `best`, which is the newest where a run kept no best, or `last`.
 
     Raises:
         HeartnetError: there is none, it cannot be read, or it predicts what this heartnet does not know.
     """
-    path = run if run.is_file() else _last(run) if which == "last" else _best(run)
+    path = run if run.is_file() else _last(run)
+    notes: tuple[str, ...] = ()
+    if not run.is_file() and which == "best":
+        best = _best(path)
+        notes = () if best else (f"{run} kept no best checkpoint (or it was removed), so its newest is taken.",)
+        path = best or path
     about = load_checkpoint(path)
     module = HeartnetModule.from_checkpoint(path)
     views: tuple[View, ...] = get_args(View)
@@ -79,7 +86,7 @@ def choose_checkpoint(run: Path, which: str = "best") -> Chosen:
         )
     return Chosen(
         path, module, view, channels > len(VIEWS[view]), int(about.get("epoch", -1)) + 1, configuration,
-        int(fold) if fold.isdigit() else None, _ways(path, about),
+        int(fold) if fold.isdigit() else None, _ways(path, about), notes,
     )  # fmt: skip
 
 
@@ -117,19 +124,15 @@ def _last(run: Path) -> Path:
     return found[-1]
 
 
-def _best(run: Path) -> Path:
-    """Return the checkpoint that the newest one names as the best; of a run that kept one only, that."""
-    last = _last(run)
+def _best(last: Path) -> Path | None:
+    """Return the checkpoint that the newest one names as the best, if it is there."""
     states = load_checkpoint(last).get("callbacks", {}).values()
     for state in states:
         if isinstance(state, Mapping) and state.get("monitor") and state.get("best_model_path"):
             found = last.parent / Path(str(state["best_model_path"])).name
             if found.is_file():
                 return found
-    raise HeartnetError(
-        f"{run}: the run kept no best checkpoint (checkpoint.monitor=null, or it was removed); take the newest, "
-        "--checkpoint last, or name a file in place of the run"
-    )
+    return None
 
 
 def _folder(run: Path) -> Path:

@@ -162,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--overwrite", action="store_true", help="replace the file that is there")
     anyway = "score weeks that lack a channel the network learned from, or have one that it never saw"
     predict.add_argument("--anyway", action="store_true", help=anyway)
-    which = "best: the one that checkpoint.monitor chose (default); last: as the run ended"
+    which = "best: the one that checkpoint.monitor chose, else the newest (default); last: as the run ended"
     predict.add_argument("--checkpoint", choices=("best", "last"), default="best", help=which)
     predict.add_argument("--batch-size", type=int, metavar="N", help="weeks at a time (default: as the run)")
     predict.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default), cuda or mps")

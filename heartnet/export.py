@@ -73,6 +73,7 @@ def export_command(arguments: argparse.Namespace) -> None:
     found = export(chosen, out, weeks, which)
     console = Console(highlight=False)
     for line in (
+        *chosen.notes,
         f"{short(chosen.path)}, after {chosen.epochs} {'epoch' if chosen.epochs == 1 else 'epochs'} of training",
         f"Agrees with PyTorch to {found.difference:.1e} (at most {TOLERANCE:.0e} is accepted) on {found.weeks} of "
         f"{found.shortest:,} to {found.longest:,} steps, in {found.passes} calls, alone and in padded batches.",

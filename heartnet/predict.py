@@ -21,7 +21,7 @@ from heartnet.chosen_checkpoint import Chosen, choose_checkpoint
 from heartnet.diagnostics.comparison import FEWEST
 from heartnet.errors import HeartnetError
 from heartnet.folders import short
-from heartnet.measured import check_measured
+from heartnet.measured import check_measured, unlike_training
 from heartnet.network_inputs import padded, seen_of
 from heartnet.predict_people import asked, people_account, ways_of, write_people
 from heartnet.prediction_file import PredictionFile
@@ -57,6 +57,8 @@ def predict_command(arguments: argparse.Namespace) -> None:
     weeks = open_store(arguments.store)
     if not arguments.anyway:
         check_measured(chosen, weeks)
+    for line in (*chosen.notes, *unlike_training(chosen, weeks)):
+        Console(highlight=False).print(line, soft_wrap=True, markup=False)
     ways = None if by_user is None else ways_of(chosen, by_user)
     split = splits_of(chosen, arguments.store, weeks)
     with tempfile.TemporaryDirectory(

@@ -120,8 +120,8 @@ def people_account(
     lacking = [target for target in ways if target not in chosen.ways]
     if lacking and all(way == Way() for way in ways.values()):
         yield (
-            f"The run chose no way from weeks to people (train it with +callbacks=people), so the {WAYS[FALLBACK]} is "
-            "taken; --by user=WAY takes another."
+            f"The run chose no way from weeks to people ({_why_none(chosen)}), so the {WAYS[FALLBACK]} is taken; "
+            "--by user=WAY takes another."
         )
     if known := table.filter("seen")["user_id"].n_unique():
         yield (
@@ -135,6 +135,15 @@ def people_account(
     if bad := table.filter(~pl.col("score").is_finite())["user_id"].n_unique():
         yield f"NaN or infinite for {bad:,} people: the network has diverged, or their readings are not finite."
     yield f"The scores are in {short(out)}, one row a person and condition."
+
+
+def _why_none(chosen: Chosen) -> str:
+    asked, data = (chosen.configuration.get(name) for name in ("callbacks", "data"))
+    if not isinstance(asked, Mapping) or "people" not in asked:
+        return "train it with +callbacks=people"
+    if isinstance(data, Mapping) and data.get("val_share") == 0 and not data.get("folds"):
+        return "it chooses one on the validation split, which data.val_share=0 leaves empty"
+    return "it had +callbacks=people, and no choice stands in this checkpoint"
 
 
 def _cells(table: pl.DataFrame, judged: pl.DataFrame, target: str) -> list[str]:

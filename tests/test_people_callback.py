@@ -195,7 +195,7 @@ def test_predict_by_user_of_a_run_without_a_choice(tmp_path: Path, capsys: pytes
     words = ["predict", str(tmp_path), str(tmp_path / "weeks"), "--out", str(tmp_path / "x.parquet")]
     assert main([*words, "--by", "user"]) == 0
     printed = capsys.readouterr().out
-    assert "The run chose no way from weeks to people" in printed
+    assert "The run chose no way from weeks to people (train it with +callbacks=people)" in printed
     assert "diabetes: 1 person has a label that change" in printed
     found = pl.read_parquet(tmp_path / "x.parquet")
     assert found["way"].unique().to_list() == [FALLBACK]
@@ -206,6 +206,9 @@ def test_predict_by_user_of_a_run_without_a_choice(tmp_path: Path, capsys: pytes
     ):  # fmt: skip
         assert main([*words, "--overwrite", "--by", by]) == 2
         assert expected in capsys.readouterr().err
+    (tmp_path / "config.yaml").write_text("{callbacks: {people: {}}, data: {val_share: 0.0}}")
+    assert main([*words, "--overwrite", "--by", "user"]) == 0
+    assert "on the validation split, which data.val_share=0 leaves empty)" in capsys.readouterr().out
     bad = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True) | {KEY: {"diabetes": {"kind": "x"}}}
     torch.save(bad, tmp_path / "bad.ckpt")
     assert main(["predict", str(tmp_path / "bad.ckpt"), *words[2:], "--overwrite", "--by", "user"]) == 2

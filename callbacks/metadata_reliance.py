@@ -11,7 +11,7 @@ import pytorch_lightning as lightning
 from heartnet.ablation_weeks import ProbeOf, ablations
 from heartnet.diagnostics.ablation import Ablation
 from heartnet.diagnostics.reliance import reliance
-from heartnet.diagnostics.reliance_verdicts import CHECK, ablation_finding, reliance_findings
+from heartnet.diagnostics.reliance_verdicts import CHECK, ablation_finding, reliance_findings, too_few
 from heartnet.errors import HeartnetError
 from heartnet.figure_reliance import reliance_figure
 from heartnet.findings import Finding
@@ -60,7 +60,7 @@ class MetadataReliance(OnPredictions):
         every_n_epochs: look at the validation after each n-th epoch.
         draws: resamples of people for an interval; fewer of more than 200,000 weeks.
         ablate: false leaves the ablation out.
-        weeks: that it is done on, at most, of people chosen at random.
+        weeks: that it is done on, at most, shared equally by all people; of more people, of some chosen at random.
         permutations: how often each input is permuted.
         read: called with the module and a batch, returns what is predicted of it, as `heartnet.predicted.Predicted`.
         probe: called with the module and a batch, returns a `heartnet.diagnostics.probe.Probe`.
@@ -142,7 +142,7 @@ class MetadataReliance(OnPredictions):
             draw(trainer, f"{CHECK}/{predicted.split}/{target}", figure)
         sees = settings["model.metadata"] != "none" if "model.metadata" in settings else None
         found = reliance_findings(it, predicted.split, sees_metadata=sees, **about)
-        if lost is not None:
+        if lost is not None and not too_few(it):
             found.append(ablation_finding(lost, predicted.split, all_weeks=it.weeks, settings=settings, **about))
         return found
 

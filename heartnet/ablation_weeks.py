@@ -46,7 +46,7 @@ def ablations(
         predicted: what it said before, of whom.
         loaders: of these weeks, read where they are not of heartnet's data module.
         probe: `probe(module, batch)`, for a module that cannot be guessed.
-        weeks: at most so many, of people chosen at random, always the same.
+        weeks: at most so many, as many of each person as can be, chosen at random, always the same.
         permutations: how often each input is permuted.
         draws: resamples of people.
 
@@ -96,13 +96,18 @@ def ablations(
 
 
 def some_weeks(frame: pl.DataFrame, weeks: int) -> npt.NDArray[np.int64]:
-    """Return at most `weeks` of the column `week`, all weeks of a person or none, of people in random order."""
+    """Return at most `weeks` of the column `week`: one of each person, a second of each, and so on until it is full.
+
+    So nobody is left out where people are few and have many weeks. People and their weeks are in random order.
+    """
     each = frame.unique("week", maintain_order=True).sort("week")
-    user = np.unique(each["user_id"].to_numpy().astype(str), return_inverse=True)[1]
-    order = np.random.default_rng(0).permutation(user.max() + 1)[user]
-    by_person = np.argsort(order, kind="stable")
-    upto = np.cumsum(np.bincount(order))[order[by_person]]
-    kept = by_person[(upto <= weeks) | (order[by_person] == 0)]
+    people, user = np.unique(each["user_id"].to_numpy().astype(str), return_inverse=True)
+    rng = np.random.default_rng(0)
+    by_person = np.lexsort((rng.random(len(user)), user))
+    counts = np.bincount(user)
+    turn = np.empty(len(user), dtype=np.int64)  # 0 is a person's first week to be taken
+    turn[by_person] = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
+    kept = np.lexsort((rng.permutation(len(people))[user], turn))[:weeks]
     found: npt.NDArray[np.int64] = each["week"].to_numpy()[np.sort(kept)]
     return found
 

@@ -269,4 +269,5 @@ def test_the_verdicts_words() -> None:
     assert "(argument `weeks`)" not in few.message, "all were looked at"
     assert "(argument `weeks`)" in ablation_finding(ablation_of(cohort(0, people=14)), "test", all_weeks=99).message
     one = ablation_finding(replace(ablation_of(cohort(0, people=14)), having=1, without=1), "test", all_weeks=28)
-    assert one.message.startswith("1 person has it and 1 does not: too few")
+    assert one.message.startswith("People with it: 1, without it: 1; fewer than 10 of each are too few")
+    assert (one.value, one.limit) == (None, None)

@@ -21,6 +21,7 @@ from heartnet.datamodule import WeeksDataModule
 from heartnet.diagnostics.reliance import components, relations, reliance
 from heartnet.diagnostics.reliance_verdicts import reliance_findings
 from heartnet.figure_reliance import reliance_figure
+from heartnet.finding_rows import rows
 from heartnet.metadata_scores import _dealt, crossfitted, known_weeks, metadata_score
 from heartnet.prediction_file import PredictionFile
 from heartnet.predictions import known_of, prediction_rows
@@ -168,16 +169,23 @@ def test_the_verdicts_words() -> None:
     assert "It wavers" in said.message
     few = found_in(cohort(0, people=12))
     assert {each.status for each in few.values()} == {"warn", "pass"}
-    assert "too few to tell" in few["metadata"].message
+    [said] = [each for each in few.values() if each.status == "warn"]
+    assert "too few to tell" in said.message
+    assert (said.where, said.value, said.limit) == ("test: diabetes", None, None)
+    some = [reliance_findings(reliance(name, **cohort(s, people=6 + s)), split) for s, name in enumerate("ab")
+            for split in ("val", "test")]  # fmt: skip
+    assert [len(each) for each in some] == [1] * 4, "people with several weeks are few as well"
+    [row] = rows([each for found in some for each in found])
+    assert row.value == "no value"
     lost = cohort(0)
     lost["score"][3] = np.nan
     [said] = reliance_findings(reliance("diabetes", **lost), "val")
     assert (said.status, said.where) == ("fail", "val: diabetes")
     made = cohort(0, weeks=1)
     assert "fewer than two people with several weeks" in found_in(made)["week to week"].message
-    one = found_in({**made, "users": np.zeros(120)})["week to week"]
-    assert "fewer than two people with several weeks" in one.message
-    assert one.value is None, "nothing to compare the weeks of one person with"
+    one = found_in({**made, "users": np.zeros(120)})
+    assert list(one) == ["test: diabetes"], "nothing to compare the weeks of one person with"
+    assert one["test: diabetes"].value is None
     made["metadata"] = None
     assert "no metadata model to compare with" in found_in(made)["metadata"].message
     made["score"] = np.full(120, 0.3)

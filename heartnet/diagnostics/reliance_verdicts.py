@@ -30,6 +30,8 @@ def reliance_findings(
 ) -> list[Finding]:
     """Return the verdicts on the scatter of one target: does it follow the metadata model, does it waver?
 
+    Of too few people there is one finding without a value: an interval of so few is too narrow to be held to a limit.
+
     Args:
         it: of `heartnet.diagnostics.reliance.reliance`.
         split: `val` or `test`; stands before the target.
@@ -41,8 +43,20 @@ def reliance_findings(
     if it.diverged:
         message = f"The score is NaN or infinite for {it.diverged} of {it.weeks} weeks: the network has diverged."
         return [Finding(CHECK, "fail", where, None, None, "", message, (), step)]
-    found = [_follows(it, f"{where}, metadata", sees_metadata, _who(it.weeks, it.users, simulated=simulated), step)]
-    return [*found, _wavers(it, f"{where}, week to week", step)] if it.kind == "conditions" else found
+    few = too_few(it)
+    if few:
+        found = [Finding(CHECK, "warn", where, None, None, "", _too_few(it), (), step)]
+    else:
+        who = _who(it.weeks, it.users, simulated=simulated)
+        found = [_follows(it, f"{where}, metadata", sees_metadata, who, step)]
+    if it.kind == "conditions" and not (few and it.several < FEWEST):
+        found.append(_wavers(it, f"{where}, week to week", step))
+    return found
+
+
+def too_few(it: Reliance | Ablation) -> bool:
+    """Tell whether there are too few people with a condition, or without it, for a verdict."""
+    return min(it.having, it.without) < FEWEST if it.kind == "conditions" else it.users < 2 * FEWEST
 
 
 def ablation_finding(
@@ -78,9 +92,10 @@ def ablation_finding(
         value = None if math.isnan(sensors.value) else round(sensors.value, 4)
         return Finding(CHECK, status, where, value, None if value is None else 0.0, unit, message, try_, step)
 
-    if _few(it.kind, it.users, it.having, it.without):
-        more = " More weeks may tell (argument `weeks`)." if it.weeks < all_weeks else ""
-        return finding("warn", f"{_too_few(it.kind, it.users, it.having, it.without)}{more} {numbers}")
+    if too_few(it):
+        more = f" Of {some} weeks; more may tell (argument `weeks`)." if it.weeks < all_weeks else ""
+        message = f"{_too_few(it)}{more}"
+        return Finding(CHECK, "warn", where, None, None, "", message, (), step)
     if it.blind:
         message = (
             "It does not look at the sensors: its scores stay the same with all readings of another week. Do these "
@@ -113,14 +128,12 @@ def _follows(it: Reliance, where: str, sees_metadata: bool | None, who: str, ste
     numbers = f"Rank correlation {it.rank} with a model on age, sex and BMI"
     if not math.isnan(it.given_metadata.value):
         numbers += (
-            f"; with the target {it.given_metadata} given that model, and that model's {it.given_score} given the "
-            "network's"
+            f"; with the target {it.given_metadata} for what the network knows beyond that model, and {it.given_score} "
+            "for what that model knows beyond the network"
         )
     numbers += f" ({who})."
     if not math.isnan(it.auroc.value) and not math.isnan(it.metadata_auroc.value):
         numbers += f" AUROC {it.auroc}, of the metadata model {it.metadata_auroc}, difference {it.gain}."
-    if _few(it.kind, it.users, it.having, it.without):
-        return finding("warn", f"{_too_few(it.kind, it.users, it.having, it.without)} {numbers}")
     more = it.gain if it.kind == "conditions" else it.given_metadata
     if it.rank.low > FOLLOWS and not more.low > 0:
         how = (
@@ -142,13 +155,14 @@ def _wavers(it: Reliance, where: str, step: int) -> Finding:
 
     if it.several < 2:
         return finding("pass", "fewer than two people with several weeks: how scores move is not known")
+    if it.several < FEWEST:
+        message = f"People with several weeks: {it.several}; fewer than {FEWEST} are too few to tell whether it wavers."
+        return Finding(CHECK, "warn", where, None, None, "", message, (), step)
     numbers = (
         f"{share} of the variance of the logits lies between weeks of one person (spread {it.within}; between people "
         f"{it.between}). Of {it.several} people with several weeks the score ranges over {it.range} on average, and of "
         f"one from {it.widest[0]:.2f} to {it.widest[1]:.2f}."
     )
-    if it.several < FEWEST:
-        return finding("warn", f"Fewer than {FEWEST} people with several weeks are too few to tell. {numbers}")
     if share.low > WAVERS:
         message = "It wavers: weeks of one person lie further apart than people do."
         if not math.isnan(it.auroc.value) and not it.auroc.low > 0.5:
@@ -183,16 +197,13 @@ def _without_metadata(settings: Mapping[str, object] | None) -> tuple[str, ...]:
     return () if seen in ("none", "only") else ("model.metadata=none",)
 
 
-def _few(kind: str, users: int, having: int, without: int) -> bool:
-    return min(having, without) < FEWEST if kind == "conditions" else users < 2 * FEWEST
-
-
-def _too_few(kind: str, users: int, having: int, without: int) -> str:
-    who = _people(users)
-    if kind == "conditions":
-        who = f"{having} {'person has' if having == 1 else 'people have'} it"
-        who += f" and {without} {'does' if without == 1 else 'do'} not"
-    return f"{who}: too few to tell; intervals of so few are too narrow."
+def _too_few(it: Reliance | Ablation) -> str:
+    """Return words that are the same of one as of many, so that targets fold into one row."""
+    if it.kind == "conditions":
+        who, least = f"People with it: {it.having:,}, without it: {it.without:,}", f"{FEWEST} of each"
+    else:
+        who, least = f"People: {it.users:,}", f"{2 * FEWEST}"
+    return f"{who}; fewer than {least} are too few to tell what it relies on. TensorBoard has the numbers of these few."
 
 
 def _who(weeks: int, users: int, *, simulated: bool) -> str:

@@ -154,7 +154,8 @@ def _overrides(command: str) -> list[str]:
         words = shlex.split(command)
     except ValueError:
         return []
-    return [each for each in words if "=" in each and not each.startswith(("hydra.", "trainer.enable_", "data.path="))]
+    silent = ("hydra.", "trainer.enable_", "data.path=")
+    return [each for each in words if each.partition("=")[2] and not each.startswith(silent)]
 
 
 def _rows(run: Run, name: str) -> list[Row]:
@@ -322,7 +323,13 @@ def _references(rows: Sequence[Row], to: str) -> dict[int, Row]:
     else:
         same = [row for row in scored if to == row.name or (to == row.model and to != NETWORK)]
         chosen = same or [row for row in scored if row.model == NETWORK and row.folder.resolve() == Path(to).resolve()]
+    beside = any(row.model not in (NETWORK, CEILING) for row in scored)
+    if not chosen and to == BASELINE and not beside:
+        raise HeartnetError(
+            f"--to {BASELINE}: no simple model stands beside these runs; train them with +callbacks=baseline, or name "
+            f"another row: {', '.join(row.name for row in scored) or 'there is none with scores'}"
+        )
     if not chosen:
-        names = [BASELINE, *(row.name for row in scored)]
+        names = [*([BASELINE] if beside else []), *(row.name for row in scored)]
         raise HeartnetError(f"--to {to}: no such row; there are {', '.join(names)}.{did_you_mean(to, names)}")
     return {row.test: row for row in chosen}

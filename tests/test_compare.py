@@ -234,6 +234,8 @@ def test_few_people_are_told(tmp_path: Path) -> None:
         (["file"], "file is no folder"),
         (["empty"], "empty: no run is in this folder"),
         (["run", "--to", "hourlyy"], r"--to hourlyy: no such row; there are baseline, .*Did you mean 'hourly'"),
+        (["bare", "--to", "baseline"], "no simple model stands beside these runs; train them with .callbacks=baseline"),
+        (["bare", "--to", "baselin"], r"no such row; there are \S+/bare\.$"),
         (["run", "--draws", "0"], "--draws 0: must be at least 1"),
     ],
 )
@@ -244,6 +246,7 @@ def test_input_that_cannot_work(
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     make_run(tmp_path / "run", baseline=0.3)
+    make_run(tmp_path / "bare", "+callbacks=")
     with pytest.raises(HeartnetError, match=message):
         compare_runs(
             [Path(words[0])],

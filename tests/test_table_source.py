@@ -362,6 +362,18 @@ def test_dates_without_a_clock_are_asked_about(tmp_path: Path) -> None:
     assert len(rows(path, time=["date+clock"])) == 40
 
 
+def test_people_without_steps_are_counted_if_others_have_them(tmp_path: Path) -> None:
+    what = "noted: no steps in these tables, though others have them"
+    paths = [write(tmp_path / f"person-{name}.csv", GOOD.replace("steps", "x")) for name in "abc"]
+    account = Account()
+    rows(*paths, account=account, user_from_filename="person-(.)")
+    assert account.count("people", what) == 0
+    write(paths[1], GOOD)
+    rows(*paths, account=account, user_from_filename="person-(.)")
+    assert account.count("people", what) == 2
+    assert account.examples["people", what] == ["a", "c"]
+
+
 def test_files_that_name_no_person_are_noted(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"person-{name}.csv", GOOD) for name in "ab"]
     account = Account()

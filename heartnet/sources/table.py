@@ -102,6 +102,7 @@ def read_table(paths: Sequence[str | Path], options: TableOptions, intake: Intak
     files = [TableFile(path) for path in paths]
     plans = _plans(files, options, intake)
     found: set[str] = set()
+    people: dict[str, bool] = {}  # whether steps of theirs were counted
     for plan in plans:
         number = intake.file(plan.file.name)
         any_time = False
@@ -110,9 +111,14 @@ def read_table(paths: Sequence[str | Path], options: TableOptions, intake: Intak
             frame = _readings(plan, chunk, options, intake.account, must_have_time=not any_time)
             any_time = any_time or frame.height > 0
             found.update(name for name in plan.channels if frame[name].null_count() < frame.height)
+            for user, steps in frame.group_by("user_id").agg((pl.col("steps") > 0).any()).rows():
+                people[user] = people.get(user, False) or bool(steps)
             before.note(plan, frame, intake.account)
             intake.readings(_steps_apart(frame, intake.account).with_columns(pl.lit(number, pl.UInt32).alias("file")))
     _check_kinds(plans, found, options, intake.account)
+    if any(people.values()):
+        without = [user for user, steps in people.items() if not steps]
+        intake.account.note("people", "noted: no steps in these tables, though others have them", len(without), without)
     nameless = [plan.file.name for plan in plans if plan.user == DEFAULT_USER and "heart_rate" in plan.channels]
     if len(nameless) > 1:
         what = "noted: files of heart rates that name no person, taken as one's (see --user-from-filename)"

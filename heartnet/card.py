@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import yaml
 
 from heartnet.card_scores import read_test, score_lines
@@ -18,7 +19,9 @@ from heartnet.finding_rows import findings_markdown, why_none
 from heartnet.findings import latest
 from heartnet.folders import short
 from heartnet.hourly import HOURLY_UNITS
+from heartnet.measured import was_learned
 from heartnet.page.write import write_page
+from heartnet.predictions import NETWORK
 from heartnet.report.folder import Run, is_run, read_run
 from heartnet.splits import SPLITS
 
@@ -69,18 +72,21 @@ def card(run: Run, networks: list[Chosen]) -> str:
         run: of `heartnet.report.folder.read_run`.
         networks: its checkpoints: one, one a fold, or none.
     """
+    test = read_test(run.folder)
+    tested = _was_tested(run, test)
     sections = {
-        "The network": _network(run, networks),
+        "The network": _network(run, networks, tested=tested),
         "Use": _use(run, networks),
         "Data": _data(run, networks),
-        "Scores": score_lines(read_test(run.folder), networks, run.simulated),
+        "Scores": score_lines(test, networks, run.simulated),
         "Known patterns of losses": _patterns(run),
         "Findings": _findings(run),
         "How it was trained": _training(run),
     }
     lines = [f"# Model card: {run.name}", MARK, ""]
     if run.simulated:
-        lines += ["**Trained and tested on SIMULATED weeks: nothing here says anything about real people.**", ""]
+        what = "Trained and tested" if tested else "Trained"
+        lines += [f"**{what} on SIMULATED weeks: nothing here says anything about real people.**", ""]
     for title, own in sections.items():
         lines += [f"## {title}", "", *own, ""]
     lines += [f"Not readable, and left out: {note}." for note in run.noted]
@@ -99,7 +105,14 @@ def _networks(run: Path) -> list[Chosen]:
     return [choose_checkpoint(home, "last") for home in homes if any(home.glob("checkpoints/last*.ckpt"))]
 
 
-def _network(run: Run, networks: list[Chosen]) -> list[str]:
+def _was_tested(run: Run, test: pl.DataFrame) -> bool:
+    """Return whether the test was made, as its predictions show, or that the run, which was to make it, finished."""
+    if (test["model"] == NETWORK).any():
+        return True
+    return run.status is not None and run.status.state == "finished" and run.values.get("test") is True
+
+
+def _network(run: Run, networks: list[Chosen], *, tested: bool) -> list[str]:
     if not networks:
         return [f"- network: {UNKNOWN}, for the run kept no checkpoint"]
     first = networks[0]
@@ -108,23 +121,29 @@ def _network(run: Run, networks: list[Chosen]) -> list[str]:
     weights = sum(each.numel() for each in module.network.parameters())
     units = HOURLY_UNITS if first.view == "hourly" else UNITS
     sees = ", ".join(f"{name} ({units[name]})" for name in module.scaling.channels)
+    sees = f"{'each hour of a week' if first.view == 'hourly' else 'each reading of a week'}: {sees}"
+    sees += ", and where heart rate is missing" if first.mask_channel else ""
+    alone = arguments.get("metadata") == "only"
+    never = [name for name in module.scaling.channels if not alone and not was_learned(first, name)]
     people = ", ".join(f"{name} ({unit})" for name, unit in METADATA_UNITS.items())
     lines = [
         f"- architecture: {type(module.network).__name__}, {weights:,} weights",
-        f"- sees: {'each hour of a week' if first.view == 'hourly' else 'each reading of a week'}: {sees}"
-        + (", and where heart rate is missing" if first.mask_channel else ""),
+        f"- sees: {'nothing of a week, not even how long it is (model.metadata=only)' if alone else sees}",
+        *([f"- of these no week that it was trained on had: {', '.join(never)}"] if never else []),
         f"- of the person: {people if arguments.get('metadata', 'none') != 'none' else 'nothing'}",
         f"- says: {'the probability of' if module.kind == 'conditions' else 'the synthetic targets'} "
         f"{', '.join(module.targets)}",
     ]
+    which = "checkpoint that was tested" if tested else "newest checkpoint, not tested"
+    but = "; the scores below are not of it" if tested else ""
     for each in networks:
-        fold = "" if each.fold is None else f" of fold {each.fold}"
+        fold = """" if each.fold is None else f" of fold {each.fold}"
         epochs = f"{each.epochs} {'epoch' if each.epochs == 1 else 'epochs'}"
         lines.append(
-            f"- checkpoint that was tested{fold}: {each.path.name}, after {epochs}, SHA-256 `{file_hash(each.path)}`"
+            f"- {which}{fold}: {each.path.name}, after {epochs}, SHA-256 `{file_hash(each.path)}`"
         )
         lines += [
-            f"- beside it{fold}: {other.name}, SHA-256 `{file_hash(other)}`; the scores below are not of it"
+            f"- beside it{fold}: {other.name}, SHA-256 `{file_hash(other)}`{but}"
             for other in sorted(each.path.parent.glob("*.ckpt"))
             if other != each.path and not other.name.startswith("last")
         ]

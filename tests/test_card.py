@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from sklearn.metrics import roc_auc_score
+from torch import nn
 
 from heartnet.account import Account
 from heartnet.card import MARK
@@ -138,6 +139,38 @@ def test_a_run_without_callbacks_and_without_its_data(tmp_path: Path, store: Pat
     text = card_of(tmp_path / "run")
     assert "Unknown: nothing of the test was kept" in text
     assert "predictions.parquet cannot be read" in text
+
+
+def test_a_run_that_was_interrupted_before_its_test(tmp_path: Path, store: Path) -> None:
+    run_of(tmp_path, store)
+    (tmp_path / "predictions.parquet").unlink()
+    write_status(tmp_path, "interrupted")
+    values = {"data": {"_target_": "heartnet.datamodule.SimulatedData", "users": 7}, "test": True}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    text = card_of(tmp_path)
+    assert "**Trained on SIMULATED weeks" in text
+    assert "- newest checkpoint, not tested: last.ckpt" in text
+    assert "was tested" not in text
+    assert "scores below" not in text
+
+
+def test_what_a_network_sees_of_a_week(tmp_path: Path, store: Path) -> None:
+    run_of(tmp_path, store)
+    file = tmp_path / "checkpoints" / "last.ckpt"
+    written = torch.load(file, weights_only=True)
+    scaling = written["heartnet"]["scaling"]
+    scaling["mean"][1], scaling["std"][1] = 0.0, 1.0
+    torch.save(written, file)
+    assert "- of these no week that it was trained on had: steps\n" in card_of(tmp_path)
+    written["heartnet"]["arguments"] |= {"metadata": "only", "metadata_size": 6}
+    layer = nn.Linear(6, 1 * 2 * 2 * 2)
+    written["state_dict"] |= {
+        f"network.metadata_state.{name}": each.detach() for name, each in layer.named_parameters()
+    }
+    torch.save(written, file)
+    text = card_of(tmp_path)
+    assert "- sees: nothing of a week, not even how long it is" in text
+    assert "no week that it was trained on had" not in text
 
 
 def test_synthetic_targets(tmp_path: Path, store: Path) -> None:

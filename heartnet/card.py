@@ -137,11 +137,9 @@ def _network(run: Run, networks: list[Chosen], *, tested: bool) -> list[str]:
     which = "checkpoint that was tested" if tested else "newest checkpoint, not tested"
     but = "; the scores below are not of it" if tested else ""
     for each in networks:
-        fold = """" if each.fold is None else f" of fold {each.fold}"
+        fold = "" if each.fold is None else f" of fold {each.fold}"
         epochs = f"{each.epochs} {'epoch' if each.epochs == 1 else 'epochs'}"
-        lines.append(
-            f"- {which}{fold}: {each.path.name}, after {epochs}, SHA-256 `{file_hash(each.path)}`"
-        )
+        lines.append(f"- {which}{fold}: {each.path.name}, after {epochs}, SHA-256 `{file_hash(each.path)}`")
         lines += [
             f"- beside it{fold}: {other.name}, SHA-256 `{file_hash(other)}`{but}"
             for other in sorted(each.path.parent.glob("*.ckpt"))

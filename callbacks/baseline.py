@@ -159,7 +159,7 @@ class Baseline(lightning.Callback):
         by: Unit = "week" if data.split_by == "week" else "user"
         compared = compare(predictions, data.task.kind, by=by, draws=self.draws)
         linear = {name: linear_share(logits_of(scores[:, i]), means) for i, name in enumerate(data.targets)}
-        about = replace(_about(trainer, module), linear=linear)
+        about = replace(_about(trainer, module), linear=linear, folds=data.folds is not None)
         skipped = [_skipped(name, step) for name in self._without]
         if data.task.kind == "conditions":
             return [*skipped, *condition_findings(compared, about, self.margin)]

@@ -17,6 +17,7 @@ from heartnet.errors import HeartnetError
 from heartnet.figure_patterns import forest_figure, pattern_rows, strata_rows
 from heartnet.findings import Finding
 from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, draw, log
+from heartnet.what_applies import more_people, only_conditions
 
 FILES = {"val": "val_loss_patterns.json", "test": "loss_patterns.json"}
 STRATA_FILES = {"val": "val_strata.csv", "test": "strata.csv"}
@@ -46,7 +47,7 @@ class LossPatterns(OnPredictions):
 
     Works with any LightningModule as `callbacks.predictions.Predictions` does, with `read` for data that are not
     heartnet's; `Predicted.known` brings the columns to look for patterns in, whatever they are called. Conditions only:
-    of synthetic targets nothing is said.
+    of synthetic targets a finding says so.
 
     Logs, for each split, `val` or `test`:
         `loss_patterns/{split}/patterns`: how many held.
@@ -89,7 +90,8 @@ class LossPatterns(OnPredictions):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, predicted: PredictedSplit
     ) -> list[Finding]:
         if predicted.kind != "conditions":
-            return []
+            why = "a loss is a label that scores miss, and a synthetic target has none"
+            return [only_conditions(CHECK, predicted.split, why, trainer.global_step)]
         weeks = predicted_weeks(predicted.file, predicted.targets)
         arrays = (weeks.known, predicted.targets, weeks.scores, weeks.values)
         about: dict[str, Any] = {"simulated": predicted.simulated, "step": trainer.global_step}
@@ -108,7 +110,8 @@ class LossPatterns(OnPredictions):
         if found.patterns:
             title = f"Where scores tell less, {split} split: the people kept aside"
             draw(trainer, tag, forest_figure(pattern_rows(found.patterns), title, **about))
-        return pattern_findings(found, split, sampled=weeks.sampled, augmentation=_augmentation(pl_module), **about)
+        about |= {"augmentation": _augmentation(pl_module), "more": more_people(split, predicted.by, predicted.data)}
+        return pattern_findings(found, split, sampled=weeks.sampled, **about)
 
 
 def _write(found: Mapping[str, Any], file: Path) -> None:

@@ -20,6 +20,7 @@ from heartnet.findings import Finding
 from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, draw, log
 from heartnet.people import KEY, Way, chosen_ways, person_table
 from heartnet.predictions import NETWORK
+from heartnet.what_applies import only_conditions
 
 
 class People(OnPredictions):
@@ -97,7 +98,8 @@ class People(OnPredictions):
     ) -> list[Finding]:
         del pl_module
         if predicted.kind != "conditions":
-            return []
+            why = "a synthetic target is of a week, not of a person"
+            return [only_conditions(CHECK, predicted.split, why, trainer.global_step)]
         if predicted.by == "week":
             message = "Weeks were split and not people (data.split_by=week), so nothing can be said of new people."
             return [Finding(CHECK, "warn", predicted.split, None, None, "", message, (), trainer.global_step)]

@@ -15,6 +15,7 @@ from heartnet.findings import Finding
 from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, draw, log
 from heartnet.predictions import scored_weeks
 from heartnet.synthetic import TARGETS
+from heartnet.what_applies import more_people
 
 
 class Predictions(OnPredictions):
@@ -98,7 +99,8 @@ class Predictions(OnPredictions):
             self._log(trainer, split, it, target)
             if it.roc is not None:
                 draw(trainer, tag, quality_figure(it, split, **about))
-            return quality_findings(it, split, settings=_settings(trainer, module), **about)
+            more = more_people(split, predicted.by, predicted.data)
+            return quality_findings(it, split, settings=_settings(trainer, module), more=more, **about)
         other = agreement(target, *arrays, by=predicted.by, draws=self.draws)
         self._log(trainer, split, other, target)
         unit = TARGETS[target].unit if target in TARGETS else ""

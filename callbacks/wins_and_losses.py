@@ -21,6 +21,7 @@ from heartnet.figure_week import week_figure
 from heartnet.findings import Finding, run_folder
 from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, draw
 from heartnet.week_trace import week_trace
+from heartnet.what_applies import only_conditions
 from heartnet.wins_and_losses_words import AGED, CHECK, finding_of, markdown_of, not_drawn, tag_of, words_of
 
 ProbeOf = Callable[[lightning.LightningModule, Any], Probe]
@@ -81,9 +82,9 @@ class WinsAndLosses(OnPredictions):
     def look(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, predicted: PredictedSplit
     ) -> list[Finding]:
-        if predicted.kind != "conditions":
-            return []
         step = predicted.step
+        if predicted.kind != "conditions":
+            return [only_conditions(CHECK, predicted.split, "synthetic targets have neither wins nor losses", step)]
         chosen = [
             wins_and_losses(predicted.file, target, count=self.count, each=self.each) for target in predicted.targets
         ]

@@ -91,7 +91,7 @@ class WeeksDataModule(pl.LightningDataModule):
         self.weeks, self.task, self.unlabelled = weeks, task, unlabelled
         self.batch_size, self.seed = batch_size, seed
         self.view, self.mask_channel = view, mask_channel or view == "hourly"
-        self.split_by = split_by
+        self.split_by, self.folds = split_by, folds
         self.targets = task.names(weeks)
         self.values = task.values(weeks)
         known = np.flatnonzero(~np.isnan(self.values).all(axis=1))

@@ -28,7 +28,7 @@ def pooled_findings(predictions: pl.DataFrame, data: WeeksDataModule, step: int 
     by: Unit = "week" if data.split_by == "week" else "user"
     compared = compare(predictions, data.task.kind, by=by)
     if data.task.kind == "conditions":
-        return condition_findings(compared, About(step=step, pooled=True))
+        return condition_findings(compared, About(step=step, folds=True))
     return target_findings(
         compared, About(step=step), units={name: TARGETS[name].unit for name in data.targets}, guesses={}
     )

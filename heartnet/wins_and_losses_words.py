@@ -78,6 +78,7 @@ def finding_of(it: ChosenWeeks, split: str, *, simulated: bool, step: int) -> Fi
     worst = [_worst(it, kind) for kind in LOSSES if it.found[kind]]
     passed_over = sum(it.passed_over.values())
     message = (
+        f"{_furthest(it)}, see report.html. "
         f"{it.weeks:,} {what} of {_count(it.users, 'person')}, called positive from a score of {it.threshold:.3g} on, "
         f"so that as many are as have it: {' and '.join(parts) if parts else 'none is wrong'}."
         + (f" Furthest off: {' and '.join(worst)}." if worst else "")
@@ -96,6 +97,18 @@ def not_drawn(why: str, split: str, step: int) -> Finding:
         "adapt(module.net, batch['x'], outputs=('risk',))); the loader must not shuffle."
     )
     return Finding(CHECK, "warn", f"{split}: pictures", None, None, "", message, (), step)
+
+
+def _furthest(it: ChosenWeeks) -> str:
+    """Return the worst loss and the best win in a few words, for these are all that is shown of what passes."""
+    losses, wins = it.table.filter(pl.col("kind").is_in(LOSSES)), it.table.filter(~pl.col("kind").is_in(LOSSES))
+    worst = _scored(losses.sort("error", descending=True)) if losses.height else "none"
+    return f"Worst of {it.target} {worst}, best {_scored(wins.sort('error')) if wins.height else 'none'}"
+
+
+def _scored(rows: pl.DataFrame) -> str:
+    row = rows.row(0, named=True)
+    return f"{row['score']:.2f} {'with' if row['value'] == 1 else 'without'} it"
 
 
 def _worst(it: ChosenWeeks, kind: str) -> str:

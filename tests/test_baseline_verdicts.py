@@ -194,8 +194,12 @@ def test_few_people_get_no_verdict() -> None:
     assert (found.status, found.value) == ("warn", None)
     assert "fewer than 10 of each are too few to tell" in found.message
     one = verdict(np.zeros(40), {NETWORK: scores[NETWORK][:40], "hourly": scores["hourly"][:40]})
-    assert "has 0 people with it and 40 without" in one.message
+    assert "people with it: 0, without it: 40;" in one.message
     assert "nan" not in one.message
+    assert "Raise data.test_share, cross-validate by person, or add people." in found.message
+    folds = verdict(value, scores, user, folds=True).message
+    assert "Add people." in folds
+    assert "cross-validate" not in folds
 
 
 def test_weeks_of_one_person_are_resampled_as_weeks() -> None:
@@ -203,7 +207,7 @@ def test_weeks_of_one_person_are_resampled_as_weeks() -> None:
     scores = {NETWORK: sigmoid(score(3.0)), "hourly": sigmoid(score(0.5))}
     predictions = table(value, scores, np.zeros(200, dtype=int))
     [alone] = condition_findings(compare(predictions, "conditions", draws=200), About())
-    assert "1 people with it" in alone.message
+    assert "people with it: 1, without it: 1;" in alone.message
     [found] = condition_findings(compare(predictions, "conditions", by="week", draws=200), About())
     assert found.status == "pass"
     assert "weeks with it" in found.message

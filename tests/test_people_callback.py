@@ -278,7 +278,7 @@ def test_data_that_are_not_heartnets(tmp_path: Path) -> None:
 
 
 def test_synthetic_targets_and_weeks_of_one_person(tmp_path: Path) -> None:
-    for name, task, by, count in (("synthetic", Synthetic(("total_steps",)), "user", 0), ("week", None, "week", 1)):
+    for name, task, by, count in (("synthetic", Synthetic(("total_steps",)), "user", 1), ("week", None, "week", 1)):
         made = faults.training("deepheart")
         data = WeeksDataModule(
             weeks_of_people(),
@@ -298,6 +298,10 @@ def test_synthetic_targets_and_weeks_of_one_person(tmp_path: Path) -> None:
             )  # fmt: skip
         trainer.fit(made.module, datamodule=data)
         assert len(findings(tmp_path / name)) == count
+        if task is not None:
+            said = findings(tmp_path / name)["val"]
+            assert (said.status, said.value) == ("pass", None)
+            assert said.message.startswith("only for conditions: ")
 
 
 def test_options_that_cannot_work() -> None:
@@ -324,6 +328,7 @@ def test_what_the_finding_says() -> None:
     good, it = judged(0, 300, 4, 0.6)
     assert good.status == "pass"
     assert "of single weeks (4.0 a person): +0." in good.message
+    assert good.message.startswith(f"For it {it.chosen.kind} was chosen, AUROC 0.")
     assert "**taken**" in people_markdown(it)
     few, _ = judged(0, 12, 4, 0.6)
     assert few.status == "warn"

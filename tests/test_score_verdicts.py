@@ -58,10 +58,11 @@ def test_chance_and_the_wrong_way_round_and_few() -> None:
     assert "wrong way round" in wrong.message
     few = np.zeros(200)
     few[:9] = 1
-    [said] = quality_findings(quality("it", rng.random(200), few, user, draws=200), "test")
+    some = quality("it", rng.random(200), few, user, draws=200)
+    [said] = quality_findings(some, "test", more="Add people.")
     assert said.status == "warn"
-    assert "9 people have it and 191 do not: fewer than 10" in said.message
-    assert "data.test_share" in said.message
+    assert "People with it: 9, without it: 191; fewer than 10" in said.message
+    assert said.message.endswith(" Add people.")
     weeks = quality_findings(quality("it", rng.random(200), value, np.zeros(200), by="week", draws=200), "test")[0]
     assert "nothing is said of new people" in weeks.message
 
@@ -69,7 +70,7 @@ def test_chance_and_the_wrong_way_round_and_few() -> None:
 def test_one_class_and_no_overlap_and_no_probabilities() -> None:
     user = np.arange(60)
     [none] = quality_findings(quality("it", np.linspace(0, 1, 60), np.zeros(60), user), "test")
-    assert "0 people have it and 60 do not" in none.message
+    assert "People with it: 0, without it: 60;" in none.message
     value = (user >= 30).astype(float)
     close = quality_findings(quality("it", 0.4 + user / 300, value, user, draws=200), "test")[-1]
     assert close.status == "warn"

@@ -37,14 +37,14 @@ class About:
         linear: by target, the share of variance of its logits that is linear in the means of a week's inputs.
         settings: how it was made, by Hydra override; empty for a module from elsewhere, which gets no overrides.
         step: optimiser steps taken.
-        pooled: the predictions are of all folds of a cross-validation, which tests everybody already.
+        folds: the predictions are of a cross-validation, which tests everybody already.
     """
 
     sees_metadata: bool | None = None
     linear: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
     step: int = 0
-    pooled: bool = False
+    folds: bool = False
 
 
 def condition_findings(comparisons: Sequence[Comparison], about: About, margin: float = 0.02) -> list[Finding]:
@@ -100,9 +100,10 @@ def _verdict(it: Comparison, about: About, margin: float, *, lost: bool, all_los
     constant = it.spread is not None and it.spread < CONSTANT
     if _too_few(it):
         known = "" if math.isnan(it.network.value) else f" (AUROC {it.network.value:.3f})"
-        more = "Add" if about.pooled else "Raise data.test_share, cross-validate by person, or add"
+        by_person = " cross-validate by person," if it.people == "people" else ""
+        more = "Add" if about.folds else f"Raise data.test_share,{by_person} or add"
         message = (
-            f"The test has {it.having} {it.people} with it and {it.without} without: fewer than {FEWEST} of each are "
+            f"In the test {it.people} with it: {it.having}, without it: {it.without}; fewer than {FEWEST} of each are "
             f"too few to tell whether the network{known} is any better than {_listed(it)}. {more} {it.people}."
             f"{' ' + _hardly(it) if constant else ''}"
         )
@@ -250,7 +251,8 @@ def _beside(it: Comparison) -> str:
 
 
 def _people(it: Comparison) -> str:
-    return f"{it.having} {it.people} with it, {it.without} without."
+    people = {"people": "person", "weeks": "week"}[it.people] if it.having == 1 else it.people
+    return f"{it.having} {people} with it, {it.without} without."
 
 
 def _listed(it: Comparison) -> str:

@@ -56,6 +56,7 @@ def pattern_findings(
     simulated: bool = False,
     sampled: bool = False,
     augmentation: Mapping[str, float] | None = None,
+    more: str = "",
     step: int = 0,
 ) -> list[Finding]:
     """Return a finding for each pattern that held; one that none did, or that there are too few people to look.
@@ -66,24 +67,28 @@ def pattern_findings(
         simulated: whether the weeks are.
         sampled: whether they are those of some people only.
         augmentation: of a module of ours on readings, by name; one from elsewhere gets the remedy in words only.
+        more: what to do where people are too few, as a sentence.
         step: optimiser steps taken.
     """
     people = "people" if it.by == "user" else "weeks"
-    who = f"{it.weeks:,}{' simulated' if simulated else ''} weeks of {it.people:,} people" if it.by == "user" else (
-        f"{it.weeks:,}{' simulated' if simulated else ''} weeks, each by itself: nothing is said of new people"
-    )  # fmt: skip
+    who = f"{it.weeks:,}{' simulated' if simulated else ''} weeks"
+    if it.by == "user":
+        who += f" of {it.people:,} {'person' if it.people == 1 else 'people'}"
+    else:
+        who += ", each by itself: nothing is said of new people"
     who += ", drawn at random," if sampled else ""
     if not it.enough:
         message = (
             f"{who} are too few to look for what losses have in common: of no condition are there, in each of two "
-            f"halves, {FEWEST} {people} with it and {FEWEST} without. Raise data.{split}_share, or add {people}."
+            f"halves, {FEWEST} {people} with it and {FEWEST} without. {more}"
         )
-        return [Finding(CHECK, "warn", split, None, None, "", message, (), step)]
+        return [Finding(CHECK, "warn", split, None, None, "", message.rstrip(), (), step)]
     if not it.patterns:
-        end = f"the {len(it.tried)} most promising did not hold on the other half" if it.tried else "none was promising"
+        count = "" if len(it.tried) == 1 else f"{len(it.tried)} "
+        end = f"the {count}most promising did not hold on the other half" if it.tried else "none was promising"
         message = (
-            f"Of {it.looked_at:,} patterns looked at on one half of {who}, {end}. Patterns that touch few {people}, or "
-            "harm little, may be missed."
+            f"Of {it.looked_at:,} pattern{'' if it.looked_at == 1 else 's'} {end} (looked at on one half of {who}). "
+            f"Patterns that touch few {people}, or harm little, may be missed."
         )
         return [Finding(CHECK, "pass", split, 0.0, 0.0, "patterns", message, (), step)]
     return [_finding(each, it, split, people, augmentation or {}, step) for each in it.patterns]

@@ -32,17 +32,16 @@ def people_finding(it: PeopleScores, split: str, *, simulated: bool = False, ste
     more = "person has a label that changes" if it.changing == 1 else "people have labels that change"
     changing = f" {it.changing:,} more {more} between weeks, so no score is right of all of them: left out."
     changing = changing if it.changing else ""
-    kind = "simulated people" if simulated else "people"
-    have, have_not = ("has" if count == 1 else "have" for count in (it.having, it.without))
+    kind = f"{'simulated ' if simulated else ''}{'person' if it.people == 1 else 'people'}"
     if it.diverged:
         return finding("fail", f"The score is NaN or infinite for {it.diverged:,} of {it.people:,} {kind}: diverged.")
     if it.few:
         found = it.ways.get(it.chosen.kind)
         known = f" AUROC {found.auroc} is of these few." if found is not None else ""
         message = (
-            f"Of {it.people:,} {kind} {it.having:,} {have} it and {it.without:,} {have_not} it not: fewer than "
-            f"{FEWEST} of each are too few to compare ways of making one score of several weeks; the {WAYS[FALLBACK]} "
-            f"is taken.{known}"
+            f"{'Simulated people' if simulated else 'People'} with it: {it.having:,}, without it: {it.without:,}; "
+            f"fewer than {FEWEST} of each are too few to compare ways of making one score of several weeks; the "
+            f"{WAYS[FALLBACK]} is taken.{known}"
         )
         return finding("warn", message)
     chosen = it.ways[it.chosen.kind]
@@ -50,9 +49,9 @@ def people_finding(it: PeopleScores, split: str, *, simulated: bool = False, ste
         message = f"One week a person, so there is nothing to combine: AUROC {chosen.auroc} of {it.people:,} {kind}."
         return finding("pass", message, chosen.auroc.value)
     numbers = (
-        f"AUROC {chosen.auroc} of {it.people:,} {kind} by {it.chosen.kind}, {it.week} of single weeks "
-        f"({it.weeks / it.people:.1f} a person): {_signed(it.gain)}. Brier score {chosen.brier}, calibration slope "
-        f"{chosen.slope}."
+        f"For {it.target} {it.chosen.kind} was chosen, AUROC {chosen.auroc} of {it.people:,} {kind}, {it.week} of "
+        f"single weeks ({it.weeks / it.people:.1f} a person): {_signed(it.gain)}. Brier score {chosen.brier}, "
+        f"calibration slope {chosen.slope}."
     )
     if chosen.worse.low > 0:
         message = (

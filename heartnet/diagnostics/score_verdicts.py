@@ -24,7 +24,13 @@ _WIDE = 2.0  # intervals of the slope that reach from below 1 / 2 to above 2 tel
 
 
 def quality_findings(
-    it: Quality, split: str, *, simulated: bool = False, settings: Mapping[str, object] | None = None, step: int = 0
+    it: Quality,
+    split: str,
+    *,
+    simulated: bool = False,
+    settings: Mapping[str, object] | None = None,
+    step: int = 0,
+    more: str = "",
 ) -> list[Finding]:
     """Return the verdicts on the scores of a condition: on what they tell, and on what they mean.
 
@@ -34,6 +40,7 @@ def quality_findings(
         simulated: whether the people are.
         settings: of a network of ours, by Hydra override; one from elsewhere gets the remedy in words only.
         step: optimiser steps taken.
+        more: what to do where people are too few, as a sentence.
     """
     where = f"{split}: {it.target}"
 
@@ -52,11 +59,10 @@ def quality_findings(
     if min(it.having, it.without) < FEWEST:
         known = "" if math.isnan(it.auroc.value) else f" AUROC {it.auroc} is of these few."
         message = (
-            f"{it.having} {it.people} have it and {it.without} do not: fewer than {FEWEST} of each are too few to tell "
-            f"how good the scores are and whether they are calibrated.{known} Raise data.{split}_share, cross-validate "
-            f"by person, or add {it.people}."
+            f"{it.people.capitalize()} with it: {it.having:,}, without it: {it.without:,}; fewer than {FEWEST} of each "
+            f"are too few to tell how good the scores are and whether they are calibrated.{known} {more}"
         )
-        return [finding("", "warn", message)]
+        return [finding("", "warn", message.rstrip())]
     found = [finding("", *_discrimination(it, who), it.auroc.value, 0.5, "AUROC")]
     if it.calibration is not None:
         status, message, try_ = _calibration(it, settings or {})
@@ -94,7 +100,7 @@ def _who(it: Quality | Agreement, *, simulated: bool) -> str:
     weeks = f"{it.weeks:,}{' simulated' if simulated else ''} weeks"
     if it.by == "week":
         return f"{weeks}, resampled one by one: nothing is said of new people"
-    return f"{weeks} of {it.users:,} people"
+    return f"{weeks} of {it.users:,} {'person' if it.users == 1 else 'people'}"
 
 
 def _discrimination(it: Quality, who: str) -> tuple[Status, str]:

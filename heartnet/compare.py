@@ -136,7 +136,7 @@ def _runs(folders: Sequence[Path]) -> list[Path]:
 
 def _names(runs: Sequence[Run]) -> list[str]:
     """Return the overrides that set each run apart; where they are one of a key, its value; else the folder."""
-    given = [_overrides(run.command) for run in runs]
+    given = [overrides(run.command) for run in runs]
     shared = set.intersection(*map(set, given))
     own = [[each for each in words if each not in shared] for words in given]
     keys = {words[0].partition("=")[0] if len(words) == 1 else None for words in own}
@@ -149,7 +149,8 @@ def _names(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _overrides(command: str) -> list[str]:
+def overrides(command: str) -> list[str]:
+    """Return what a run's command line sets, without what has no part in what it learns."""
     try:
         words = shlex.split(command)
     except ValueError:

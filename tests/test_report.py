@@ -437,14 +437,21 @@ def test_a_folder_of_several_runs_gets_a_page_that_lists_them(run: Path, tmp_pat
     assert links == ["1/report.html", "2/report.html", "10/report.html"]
     assert all((sweep / str(link)).is_file() for link in links)
     words = " ".join(reader.text.split())
-    assert "run state findings seed" in words
-    assert "2 finished 1 fail 1 warn 7" in words
+    assert "run state findings data.users seed" in words
+    assert "2 finished 1 fail 1 warn 7 7" in words
     ages = {each: (sweep / each / "report.html").stat().st_mtime_ns for each in ("1", "2", "10")}
     with (sweep / "2" / "findings.jsonl").open("a") as file:
         file.write("\n")
     write_report(sweep)
     again = {each: (sweep / each / "report.html").stat().st_mtime_ns for each in ages}
     assert [each for each in ages if again[each] != ages[each]] == ["2"], "only what has gone on is drawn anew"
+    for name in ("1", "2", "10"):  # a group's name is in no configuration; what it brings is
+        file = sweep / name / "config.yaml"
+        first, rest = file.read_text().split("\n", 1)
+        file.write_text(f"{first} architecture=a{name}\n{rest}")
+    words = " ".join(check_safe(write_report(sweep).read_text(encoding="utf-8")).text.split())
+    assert "run state findings data.users architecture seed" in words
+    assert "2 finished 1 fail 1 warn 7 a2 7" in words
     with pytest.raises(HeartnetError, match=r"holds several runs \(1, 2, 10\)"):
         write_report(sweep, tmp_path / "one.html")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from heartnet.compare import overrides
 from heartnet.finding_rows import rows
 from heartnet.findings import latest
 from heartnet.page import templates
@@ -30,17 +31,22 @@ def write_index(folder: Path, runs: Sequence[Path]) -> None:
     Raises:
         HeartnetError: a page cannot be written.
     """
-    listed, values = [], []
+    listed, values, given = [], [], []
     for each in runs[-MOST_RUNS:]:
         run = read_run(each)
         if not _is_fresh(each):
             write_page(each / FILE, page(run), MARK, "--out")
         listed.append(_row(run, each.relative_to(folder)))
         values.append(_flat({"callbacks": None, **run.values}))
+        given.append(_given(run))
     shared = set.intersection(*(set(flat) for flat in values))
     keys = sorted(key for key in shared if len({flat[key] for flat in values}) > 1)
-    for row, flat in zip(listed, values, strict=True):
-        row["differs"] = [flat[key] for key in keys[:_MOST_KEYS]]
+    asked = dict.fromkeys(key for each in given for key in each if key not in shared)
+    swept = [key for key in asked if len({each.get(key) for each in given}) > 1]
+    # What was asked for comes first: a group's name (architecture=…) stands for many of the options that differ.
+    keys = [*swept, *sorted(keys, key=lambda key: not any(key in each for each in given))]
+    for row, flat, own in zip(listed, values, given, strict=True):
+        row["differs"] = [flat[key] if key in shared else own.get(key, "–") for key in keys[:_MOST_KEYS]]
     targets = list(dict.fromkeys(name for row in listed for name in row["scores"]))
     environment = templates(Path(__file__).parent)
     text = environment.get_template("index.html").render(
@@ -82,6 +88,12 @@ def _row(run: Run, place: Path) -> dict[str, Any]:
         "measure": "" if scores is None else scores.title[0],
         "simulated": run.simulated,
     }
+
+
+def _given(run: Run) -> dict[str, str]:
+    """Return the overrides of a run's command line, by key."""
+    pairs = (each.partition("=") for each in overrides(run.command))
+    return {key.lstrip("+~"): value[:80] for key, _, value in pairs}
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, str]:

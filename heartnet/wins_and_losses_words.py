@@ -102,12 +102,12 @@ def not_drawn(why: str, split: str, step: int) -> Finding:
 def _furthest(it: ChosenWeeks) -> str:
     """Return the worst loss and the best win in a few words, for these are all that is shown of what passes."""
     losses, wins = it.table.filter(pl.col("kind").is_in(LOSSES)), it.table.filter(~pl.col("kind").is_in(LOSSES))
-    worst = _scored(losses.sort("error", descending=True)) if losses.height else "none"
-    return f"Worst of {it.target} {worst}, best {_scored(wins.sort('error')) if wins.height else 'none'}"
+    worst = f"Worst of {it.target} {_scored(losses)}" if losses.height else f"No loss of {it.target}"
+    return f"{worst}, {f'best {_scored(wins)}' if wins.height else 'no win'}"
 
 
 def _scored(rows: pl.DataFrame) -> str:
-    row = rows.row(0, named=True)
+    row = rows.filter(pl.col("rank") == 1).sort("error", descending=rows["kind"][0] in LOSSES).row(0, named=True)
     return f"{row['score']:.2f} {'with' if row['value'] == 1 else 'without'} it"
 
 

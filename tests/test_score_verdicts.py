@@ -10,6 +10,7 @@ from test_calibration import cohort
 
 from heartnet.diagnostics.score_quality import agreement, quality
 from heartnet.diagnostics.score_verdicts import agreement_finding, quality_findings
+from heartnet.finding_rows import rows
 from heartnet.findings import Finding
 
 SETTINGS = {"module.weight_decay": 0.01, "model.dropout": 0.2, "trainer.max_epochs": 30}
@@ -63,6 +64,8 @@ def test_chance_and_the_wrong_way_round_and_few() -> None:
     assert said.status == "warn"
     assert "People with it: 9, without it: 191; fewer than 10" in said.message
     assert said.message.endswith(" Add people.")
+    none = quality_findings(quality("it", rng.random(200), 0 * few, user), "val", more="Add people.")
+    assert len(rows([said, *none])) == 1, "conditions of which few or none have it are one row"
     weeks = quality_findings(quality("it", rng.random(200), value, np.zeros(200), by="week", draws=200), "test")[0]
     assert "nothing is said of new people" in weeks.message
 

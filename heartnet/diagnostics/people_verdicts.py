@@ -36,12 +36,10 @@ def people_finding(it: PeopleScores, split: str, *, simulated: bool = False, ste
     if it.diverged:
         return finding("fail", f"The score is NaN or infinite for {it.diverged:,} of {it.people:,} {kind}: diverged.")
     if it.few:
-        found = it.ways.get(it.chosen.kind)
-        known = f" AUROC {found.auroc} is of these few." if found is not None else ""
         message = (
             f"{'Simulated people' if simulated else 'People'} with it: {it.having:,}, without it: {it.without:,}; "
             f"fewer than {FEWEST} of each are too few to compare ways of making one score of several weeks; the "
-            f"{WAYS[FALLBACK]} is taken.{known}"
+            f"{WAYS[FALLBACK]} is taken."
         )
         return finding("warn", message)
     chosen = it.ways[it.chosen.kind]

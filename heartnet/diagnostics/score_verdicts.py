@@ -57,10 +57,9 @@ def quality_findings(
         message = f"The score is NaN or infinite for {it.diverged} of {it.weeks} weeks: the network has diverged."
         return [finding("", "fail", message)]
     if min(it.having, it.without) < FEWEST:
-        known = "" if math.isnan(it.auroc.value) else f" AUROC {it.auroc} is of these few."
         message = (
             f"{it.people.capitalize()} with it: {it.having:,}, without it: {it.without:,}; fewer than {FEWEST} of each "
-            f"are too few to tell how good the scores are and whether they are calibrated.{known} {more}"
+            f"are too few to tell how good the scores are and whether they are calibrated. {more}"
         )
         return [finding("", "warn", message.rstrip())]
     found = [finding("", *_discrimination(it, who), it.auroc.value, 0.5, "AUROC")]

@@ -124,12 +124,12 @@ def _network(run: Run, networks: list[Chosen], *, tested: bool) -> list[str]:
     sees = f"{'each hour of a week' if first.view == 'hourly' else 'each reading of a week'}: {sees}"
     sees += ", and where heart rate is missing" if first.mask_channel else ""
     alone = arguments.get("metadata") == "only"
-    never = [name for name in module.scaling.channels if not alone and not was_learned(first, name)]
+    never = [] if alone else [_never(networks, name) for name in module.scaling.channels]
     people = ", ".join(f"{name} ({unit})" for name, unit in METADATA_UNITS.items())
     lines = [
         f"- architecture: {type(module.network).__name__}, {weights:,} weights",
         f"- sees: {'nothing of a week, not even how long it is (model.metadata=only)' if alone else sees}",
-        *([f"- of these no week that it was trained on had: {', '.join(never)}"] if never else []),
+        *([f"- of these no week that it was trained on had: {', '.join(filter(None, never))}"] if any(never) else []),
         f"- of the person: {people if arguments.get('metadata', 'none') != 'none' else 'nothing'}",
         f"- says: {'the probability of' if module.kind == 'conditions' else 'the synthetic targets'} "
         f"{', '.join(module.targets)}",
@@ -147,6 +147,14 @@ def _network(run: Run, networks: list[Chosen], *, tested: bool) -> list[str]:
         ]
     state = UNKNOWN if run.status is None else f"{run.status.state}, {run.status.at}"
     return [*lines, f"- the run: {state}"]
+
+
+def _never(networks: list[Chosen], channel: str) -> str:
+    """Return the name of a channel that no training had, with the folds if those of others had it; empty if all had."""
+    without = [each for each in networks if not was_learned(each, channel)]
+    if len(without) in (0, len(networks)):
+        return channel if without else ""
+    return f"{channel} (fold {', '.join(str(each.fold) for each in without)})"
 
 
 def _use(run: Run, networks: list[Chosen]) -> list[str]:

@@ -18,7 +18,7 @@ _WORDS = {"heart_rate": "heart rate", "asleep": "marks of sleep", "in_workout": 
 
 
 def check_measured(chosen: Chosen, weeks: Weeks) -> None:
-    """Refuse weeks that wholly lack a channel the network learned from, or have one that it never saw.
+    """Refuse weeks that wholly lack a channel the network learned from, or of most people have one that it never saw.
 
     Raises:
         HeartnetError: naming the channel, or what is not known of the people whom a network sees that sees only that.
@@ -26,9 +26,10 @@ def check_measured(chosen: Chosen, weeks: Weeks) -> None:
     for name in chosen.module.scaling.channels:
         measured = _measured(weeks, name)
         learned = was_learned(chosen, name)
-        if measured is None or measured.any() == learned:
+        having = 0 if measured is None else _people(weeks, measured)
+        # Some people with a channel that the network never saw are no reason to refuse the others.
+        if measured is None or (having > 0 if learned else having < _people(weeks) / 2):
             continue
-        having = _people(weeks, measured)
         which = "have no" if learned else "have"
         some = "" if having in (0, _people(weeks)) else f" ({_of(having, weeks)})"
         other = "learned from weeks that do" if learned else "has never seen any, so that its weights there are chance"

@@ -307,9 +307,12 @@ def test_weeks_that_are_partly_unlike_those_trained_on_are_counted(
             it["scaling"][name][1] = value  # as if no week of the training had steps
 
     file = changed(made("metadata"), tmp_path, forget)
-    assert predict(file, tmp_path / "one", "--out", tmp_path / "z.parquet") == 2
-    assert "the weeks have steps (1 of 20 people), and the network" in capsys.readouterr().err
-    assert predict(file, tmp_path / "one", "--out", tmp_path / "z.parquet", "--anyway") == 0
+    most = weeks.readings.copy()
+    most[: int(weeks.offsets[5]), 1] = np.nan
+    write_store(replace(weeks, readings=most), tmp_path / "most")
+    assert predict(file, tmp_path / "most", "--out", tmp_path / "z.parquet") == 2
+    assert "the weeks have steps (15 of 20 people), and the network" in capsys.readouterr().err
+    assert predict(file, tmp_path / "one", "--out", tmp_path / "z.parquet") == 0
     assert "1 of 20 people has steps, which the network never saw." in capsys.readouterr().out
     bare[:, 1] = np.nan
     unknown = weeks.table.with_columns(pl.lit(None, pl.Float64).alias(name) for name in ("age", "bmi"))

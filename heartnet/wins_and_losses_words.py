@@ -78,7 +78,7 @@ def finding_of(it: ChosenWeeks, split: str, *, simulated: bool, step: int) -> Fi
     worst = [_worst(it, kind) for kind in LOSSES if it.found[kind]]
     passed_over = sum(it.passed_over.values())
     message = (
-        f"{_furthest(it)}, see report.html. "
+        f"{_furthest(it)}, in report.html. "
         f"{it.weeks:,} {what} of {_count(it.users, 'person')}, called positive from a score of {it.threshold:.3g} on, "
         f"so that as many are as have it: {' and '.join(parts) if parts else 'none is wrong'}."
         + (f" Furthest off: {' and '.join(worst)}." if worst else "")
@@ -103,7 +103,7 @@ def _furthest(it: ChosenWeeks) -> str:
     """Return the worst loss and the best win in a few words, for these are all that is shown of what passes."""
     losses, wins = it.table.filter(pl.col("kind").is_in(LOSSES)), it.table.filter(~pl.col("kind").is_in(LOSSES))
     worst = f"Worst of {it.target} {_scored(losses)}" if losses.height else f"No loss of {it.target}"
-    return f"{worst}, {f'best {_scored(wins)}' if wins.height else 'no win'}"
+    return f"{worst}, {f'best {_scored(wins)}'.removesuffix(' it') if wins.height else 'no win'}"
 
 
 def _scored(rows: pl.DataFrame) -> str:

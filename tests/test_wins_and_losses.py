@@ -93,7 +93,7 @@ def test_one_person_does_not_fill_the_table(tmp_path: Path) -> None:
     assert "16 simulated weeks of 5 people" in text.message
     assert "7 false positives of 3 people" in text.message
     assert "Passed over: 10 weeks" in text.message
-    assert text.message.startswith("Worst of risk 0.99 without it, best 0.05 without it, see report.html. ")
+    assert text.message.startswith("Worst of risk 0.99 without it, best 0.05 without, in report.html. ")
     assert text.value == pytest.approx(14 / 16)
     rows = markdown_of(it).splitlines()
     assert len(rows) == 2 + it.table.height

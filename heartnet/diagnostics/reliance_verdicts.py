@@ -159,9 +159,9 @@ def _wavers(it: Reliance, where: str, step: int) -> Finding:
         message = f"People with several weeks: {it.several}; fewer than {FEWEST} are too few to tell whether it wavers."
         return Finding(CHECK, "warn", where, None, None, "", message, (), step)
     numbers = (
-        f"{share} of the variance of the logits lies between weeks of one person (spread {it.within}; between people "
-        f"{it.between}). Of {it.several} people with several weeks the score ranges over {it.range} on average, and of "
-        f"one from {it.widest[0]:.2f} to {it.widest[1]:.2f}."
+        f"Between weeks of a person lies a share of the logits' variance of {share} (spread {it.within}; between "
+        f"people {it.between}). Of {it.several} people with several weeks the score ranges over {it.range} on average, "
+        f"and of one from {it.widest[0]:.2f} to {it.widest[1]:.2f}."
     )
     if share.low > WAVERS:
         message = "It wavers: weeks of one person lie further apart than people do."

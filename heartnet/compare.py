@@ -260,9 +260,7 @@ def _with_scores(row: Row, draws: int) -> Row:
         each[name] = interval(statistic, users, by_label(users, value) if conditions else None, draws=draws)
         people = [len(np.unique(users[value == which])) for which in (1, 0)]
         if conditions and row.model == NETWORK and min(people) < FEWEST:
-            notes.append(
-                f"{name}: {people[0]} people have it and {people[1]} have it not: its intervals are too narrow"
-            )
+            notes.append(f"{name}: people with it: {people[0]}, without it: {people[1]}: its intervals are too narrow")
     mean = next(iter(each.values()), None)
     if len(each) > 1:
         mean = interval(_mean(row.scored, list(each)), row.scored.users, draws=draws)

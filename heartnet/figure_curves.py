@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from heartnet.diagnostics.score_quality import Agreement, Band, Quality
+from heartnet.figure_axes import name_axes
 
 _WITH, _WITHOUT = "#d55e00", "#0072b2"  # Okabe & Ito: safe for colour blindness
 _CHANCE: dict[str, Any] = {"color": "#777777", "linewidth": 1.0, "linestyle": "--"}
@@ -69,10 +70,10 @@ def agreement_figure(
     low, high = float(min(score.min(), value.min())), float(max(score.max(), value.max()))
     axes[0].plot([low, high], [low, high], **_CHANCE)
     axes[0].plot(value[::every], score[::every], ".", color=_WITHOUT, markersize=4, alpha=0.5, markeredgewidth=0)
-    _label(axes[0], "predicted over true", f"true ({unit})", f"predicted ({unit})")
+    name_axes(axes[0], "predicted over true", f"true ({unit})", f"predicted ({unit})")
     axes[1].hist(score - value, bins=30, color=_WITHOUT, alpha=0.7)
     axes[1].axvline(0, **_CHANCE)
-    _label(axes[1], "error", f"predicted less true ({unit})", "weeks")
+    name_axes(axes[1], "error", f"predicted less true ({unit})", "weeks")
     what = "simulated weeks" if simulated else "weeks"
     who = f"{it.weeks:,} {what} of {it.users:,} people" if it.by == "user" else f"{it.weeks:,} {what}"
     scores = f"share of variance explained {it.r2}, mean absolute error {it.mae} {unit}"
@@ -85,7 +86,7 @@ def _roc(ax: Axes, it: Quality, band: Band) -> None:
     _curve(ax, band, _WITH)
     ax.set_xlim(-0.01, 1.01)
     ax.set_ylim(-0.01, 1.01)
-    _label(ax, f"ROC: AUROC {it.auroc}", "false alarms: share of weeks without it", "hits: share of weeks with it")
+    name_axes(ax, f"ROC: AUROC {it.auroc}", "false alarms: share of weeks without it", "hits: share of weeks with it")
 
 
 def _precision_recall(ax: Axes, it: Quality, band: Band) -> None:
@@ -94,13 +95,13 @@ def _precision_recall(ax: Axes, it: Quality, band: Band) -> None:
     ax.set_xlim(-0.01, 1.01)
     ax.set_ylim(-0.01, 1.02)
     ax.text(0.01, it.base_rate - 0.045, f"chance {it.base_rate:.2f}", fontsize=8, color="#555555")
-    _label(ax, f"average precision {it.average_precision}", "recall", "precision")
+    name_axes(ax, f"average precision {it.average_precision}", "recall", "precision")
 
 
 def _reliability(ax: Axes, it: Quality) -> None:
     found = it.calibration
     if found is None:
-        _label(ax, "no probabilities: no calibration", "", "")
+        name_axes(ax, "no probabilities: no calibration", "", "")
         return
     band = found.reliability
     end = float(np.nanmax([*band.high, *band.value, *band.x]))
@@ -119,7 +120,7 @@ def _reliability(ax: Axes, it: Quality) -> None:
     ax.text(0.02, 0.98, "\n".join(lines), transform=ax.transAxes, va="top", fontsize=8, color="#333333")
     tilt = "none" if math.isnan(found.slope.value) else str(found.slope)
     bins = f"mean score of {len(band.x)} bins of equally many weeks"
-    _label(ax, f"calibration: slope {tilt}", bins, "share that has it")
+    name_axes(ax, f"calibration: slope {tilt}", bins, "share that has it")
 
 
 def _histograms(ax: Axes, it: Quality, with_it: Band, without_it: Band) -> None:
@@ -132,24 +133,13 @@ def _histograms(ax: Axes, it: Quality, with_it: Band, without_it: Band) -> None:
     ax.set_xlim(it.edges[0], it.edges[-1])
     ax.set_ylim(0, None)
     ax.legend(fontsize=8, frameon=False, loc="upper right")
-    _label(ax, "scores", "score", "share of weeks")
+    name_axes(ax, "scores", "score", "share of weeks")
 
 
 def _curve(ax: Axes, band: Band, colour: str, *, steps: bool = False) -> None:
     shade, drawn = ("pre", "steps-pre") if steps else (None, "default")
     ax.fill_between(band.x, band.low, band.high, color=colour, alpha=0.2, linewidth=0, step=shade)  # type: ignore[arg-type]
     ax.plot(band.x, band.value, color=colour, linewidth=1.8, drawstyle=drawn)
-
-
-def _label(ax: Axes, title: str, x: str, y: str) -> None:
-    ax.set_title(title, fontsize=10, loc="left")
-    ax.set_xlabel(x, fontsize=9)
-    ax.set_ylabel(y, fontsize=9)
-    ax.tick_params(labelsize=8)
-    ax.grid(True, color="#dddddd", linewidth=0.6)
-    ax.set_axisbelow(True)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
 
 
 def _grid(rows: int, columns: int) -> tuple[Figure, npt.NDArray[np.object_]]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from heartnet.diagnostics.people_scores import PeopleScores
 from heartnet.diagnostics.wear_reliability import WearReliability
+from heartnet.figure_axes import name_axes
 from heartnet.resampling import Interval
 
 _COLOUR, _CHOSEN, _GREY = "#0072b2", "#d55e00", "#777777"  # Okabe & Ito: safe for colour blindness
@@ -37,15 +38,15 @@ def people_figure(
     colours = [_CHOSEN if name == it.chosen.kind else _COLOUR for name in names]
     ranks = [it.week, *(it.ways[name].auroc for name in names)]
     _rows(axes[0], ["single weeks", *names], ranks, [_GREY, *colours])
-    _label(axes[0], f"one score a person (chosen: {it.chosen.kind})", "AUROC", "")
+    name_axes(axes[0], f"one score a person (chosen: {it.chosen.kind})", "AUROC", "")
     _rows(axes[1], names, [it.ways[name].brier for name in names], colours)
-    _label(axes[1], "the same: Brier score, lower is better", "Brier score", "")
+    name_axes(axes[1], "the same: Brier score, lower is better", "Brier score", "")
     bands = [f"{band.low:.0f} to {band.high:.0f}" for band in wear.bands]
     marks = [_CHOSEN if band.worse else _COLOUR for band in wear.bands]
     _columns(axes[2], bands, [band.auroc for band in wear.bands], marks)
-    _label(axes[2], "scores of weeks by wear", "hours worn", "AUROC")
+    name_axes(axes[2], "scores of weeks by wear", "hours worn", "AUROC")
     _columns(axes[3], bands, [band.spread for band in wear.bands], marks)
-    _label(axes[3], "the same: how far weeks of one person lie apart", "hours worn", "standard deviation (logits)")
+    name_axes(axes[3], "the same: how far weeks of one person lie apart", "hours worn", "standard deviation (logits)")
     what = "simulated people" if simulated else "people"
     figure.text(0.02, 0.963, f"{it.target}, {split} split", fontsize=12, fontweight="bold")
     who = f"{it.people:,} {what}, {it.having:,} with it, {it.weeks:,} weeks   (step {step:,})"
@@ -72,14 +73,3 @@ def _columns(ax: Axes, names: Sequence[str], found: Sequence[Interval], colours:
         ax.plot([place], [it.value], "o", color=colour, markersize=6)
     ax.set_xticks(np.arange(len(names)), names)
     ax.set_xlim(-0.5, max(len(names), 1) - 0.5)
-
-
-def _label(ax: Axes, title: str, x: str, y: str) -> None:
-    ax.set_title(title, fontsize=10, loc="left")
-    ax.set_xlabel(x, fontsize=9)
-    ax.set_ylabel(y, fontsize=9)
-    ax.tick_params(labelsize=8)
-    ax.grid(True, color="#dddddd", linewidth=0.6)
-    ax.set_axisbelow(True)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)

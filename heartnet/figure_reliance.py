@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 
 from heartnet.diagnostics.ablation import Ablation
 from heartnet.diagnostics.reliance import Reliance
+from heartnet.figure_axes import name_axes
 
 _WITH, _WITHOUT = "#d55e00", "#0072b2"  # Okabe & Ito: safe for colour blindness
 _PERMUTED, _REMOVED = "#0072b2", "#e69f00"
@@ -86,14 +87,14 @@ def _scatter(ax: Axes, it: Reliance, score: Any, metadata: Any, value: Any, user
     else:
         ax.plot(x[chosen], score[chosen], "o", color=_WITHOUT, **style)
     if metadata is None:
-        _label(ax, "no metadata known", "people, by mean score", "network")
+        name_axes(ax, "no metadata known", "people, by mean score", "network", title_size=9)
         return
     low, high = (float(each) for each in (min(x.min(), score.min()), max(x.max(), score.max())))
     ax.plot([low, high], [low, high], color=_GREY, linewidth=1.0, linestyle="--", zorder=0)
     said = "one of the two is the same for all" if math.isnan(it.rank.value) else f"rank correlation {it.rank}"
     if not math.isnan(it.given_metadata.value):
         said += f"\nwith the target, given metadata: {it.given_metadata}"
-    _label(ax, said, "model on age, sex and BMI", "network")
+    name_axes(ax, said, "model on age, sex and BMI", "network", title_size=9)
 
 
 def _bars(ax: Axes, it: Ablation) -> None:
@@ -111,16 +112,5 @@ def _bars(ax: Axes, it: Ablation) -> None:
     keys = [Patch(color=colour, alpha=0.75, label=name) for colour, name in drawn]
     ax.legend(handles=keys, fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.03, 0.99))
     score = "AUROC" if it.kind == "conditions" else "share of variance explained"
-    _label(ax, f"{score} {it.whole}\n{it.weeks:,} weeks, not trained again", f"loss of {score}", "")
+    name_axes(ax, f"{score} {it.whole}\n{it.weeks:,} weeks, not trained again", f"loss of {score}", "", title_size=9)
     ax.tick_params(axis="y", labelsize=9)
-
-
-def _label(ax: Axes, title: str, x: str, y: str) -> None:
-    ax.set_title(title, fontsize=9, loc="left")
-    ax.set_xlabel(x, fontsize=9)
-    ax.set_ylabel(y, fontsize=9)
-    ax.tick_params(labelsize=8)
-    ax.grid(True, color="#dddddd", linewidth=0.6)
-    ax.set_axisbelow(True)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)

@@ -26,6 +26,7 @@ from heartnet.figure_attribution import (
     places_of,
     plain_name,
 )
+from heartnet.page.weeks import TICKS
 from heartnet.week_trace import WeekTrace
 
 _WIDTH, _LEFT, _RIGHT = 1000, 116, 62  # pixels
@@ -33,25 +34,6 @@ _RATE, _SPAN, _STEPS = "#b3261e", "#eba29c", "#3f74b5"
 _LANES = {"worn": "#9db8a4", "asleep": "#6a62c4", "in_workout": "#d98a1f", "in_af": "#a3557f"}
 _NIGHT = (0, 6)  # hours, as heartnet.synthetic has it
 _GRID = "#dddddd"
-_TICKS = (
-    1,
-    2,
-    5,
-    10,
-    15,
-    30,
-    60,
-    120,
-    300,
-    600,
-    900,
-    1800,
-    3600,
-    7200,
-    21_600,
-    43_200,
-    *(86_400 * 2**k for k in range(15)),
-)
 
 
 @dataclass(frozen=True)
@@ -200,7 +182,7 @@ def _time_grid(ax: Axes, trace: WeekTrace | None, *, bottom: bool, top: bool, na
                     textcoords="offset points", ha="center", fontsize=8.5, color="#444444",
                 )  # fmt: skip
         return
-    step = next(each for each in _TICKS if each * 9 >= trace.length)
+    step = next(each for each in TICKS if each * 9 >= trace.length)
     zero = (trace.start - trace.start.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds()
     ticks = np.arange(-(-zero // step) * step, zero + trace.length + 1e-9, step) - zero
     form = "%H:%M:%S" if step < 60 else "%H:%M" if step < 86_400 else "%d %b"

@@ -19,7 +19,7 @@ RATE_HEIGHT, STEPS_HEIGHT, LANE_HEIGHT = 120.0, 36.0, 9.0
 
 _SECOND = 1_000_000
 _DAY = 86_400 * _SECOND
-_TICKS = [
+TICKS = [
     1,
     2,
     5,
@@ -38,6 +38,8 @@ _TICKS = [
     43_200,
     *(86_400 * 2**k for k in range(15)),
 ]
+"""Seconds that may lie between two marks of an axis of time."""
+
 _NAMES = {"in_workout": "workout", "in_af": "atrial fib."}
 
 
@@ -178,7 +180,7 @@ def _binned_steps(weeks: Weeks, row: int, axis: _Axis) -> tuple[npt.NDArray[np.f
     """Return the steps of each stretch of time, and its length in microseconds."""
     local, readings = _of(weeks, row)
     length = axis.end - axis.start
-    width = 1800 * _SECOND if axis.calendar else next(t for t in _TICKS if t * _SECOND * 340 >= length) * _SECOND
+    width = 1800 * _SECOND if axis.calendar else next(t for t in TICKS if t * _SECOND * 340 >= length) * _SECOND
     steps = readings[:, 1]
     inside = (local >= axis.start) & (local <= axis.end) & ~np.isnan(steps)
     # A count belongs to the time before its reading, so one on the edge belongs to the stretch that ends there.
@@ -233,7 +235,7 @@ def _ticks(axis: _Axis) -> tuple[tuple[float, float, str], ...]:
         day = WIDTH / 7
         labels = [_moment(axis.start + i * _DAY).strftime("%a %d %b") for i in range(7)]
         return tuple((i * day, (i + 0.5) * day, label) for i, label in enumerate(labels))
-    step = next(t for t in _TICKS if t * _SECOND * 9 >= axis.end - axis.start) * _SECOND
+    step = next(t for t in TICKS if t * _SECOND * 9 >= axis.end - axis.start) * _SECOND
     form = "%H:%M:%S" if step < 60 * _SECOND else "%H:%M" if step < _DAY else "%d %b %Y"
     times = np.arange(-(-axis.start // step) * step, axis.end + 1, step)
     places = axis.place(times)

@@ -228,20 +228,26 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
 def fit_and_test(
     config: DictConfig, folder: Path, data: WeeksDataModule, module: HeartnetModule, trainer: Trainer
 ) -> bool:
-    """Train the network, or go on training it, and keep what it predicts for the test split.
+    """Train the network, or go on training it, and keep what its best weights predict for the test split.
 
     Returns:
         False if a callback ended the run before its first step; then nothing is tested.
     """
+    from heartnet import terminal
     from heartnet.predictions import NETWORK, ceiling_predictions, predictions_frame
+    from heartnet.tested import FILE, load_tested
 
     trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path)
     if trainer.should_stop and trainer.global_step == 0:
         return False
     if config.test and len(data.rows["test"]) > 0:
-        for old in folder.glob("predictions*.parquet"):  # of a run in this folder before, perhaps on other data
+        for old in (*folder.glob("predictions*.parquet"), folder / FILE):  # of a run before, perhaps on other data
             old.unlink(missing_ok=True)
+        tested = load_tested(folder, module, trainer)
         trainer.test(module, datamodule=data, verbose=False)
+        if tested is not None:
+            tested.write(folder)
+        terminal.print_line(f"Tested: {tested or 'the weights at the end, of which no checkpoint was kept'}.")
         if not (folder / "predictions.parquet").is_file():  # else the callback wrote it, with more columns
             frame = predictions_frame(data, module.test_rows, module.test_scores, NETWORK)
             frame.write_parquet(folder / "predictions.parquet")

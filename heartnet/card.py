@@ -13,7 +13,6 @@ import yaml
 from heartnet.card_scores import read_test, score_lines
 from heartnet.chosen_checkpoint import Chosen, choose_checkpoint
 from heartnet.errors import HeartnetError
-from heartnet.export import file_hash
 from heartnet.exported import METADATA_UNITS, UNITS
 from heartnet.finding_rows import findings_markdown, why_none
 from heartnet.findings import latest
@@ -24,6 +23,7 @@ from heartnet.page.write import write_page
 from heartnet.predictions import NETWORK
 from heartnet.report.folder import Run, is_run, read_run
 from heartnet.splits import SPLITS
+from heartnet.tested import ScoredCheckpoint, file_hash, home_of, read_tested
 
 FILE = "model_card.md"
 """Where a run's folder keeps its card."""
@@ -56,7 +56,7 @@ def write_card(run: Path, out: Path | None = None) -> Path:
     Raises:
         HeartnetError: as `card_command`.
     """
-    folder = run if run.is_dir() else run.parent.parent if run.parent.name == "checkpoints" else run.parent
+    folder = run if run.is_dir() else home_of(run)
     chosen = _networks(run)
     if run.is_dir() and not chosen and not is_run(run):
         raise HeartnetError(f"{run}: no run is in this folder; runs of train.py are in runs/DATE/TIME")
@@ -101,8 +101,7 @@ def _networks(run: Path) -> list[Chosen]:
         return [choose_checkpoint(run)]
     folds = sorted(run.glob("fold-*/checkpoints"), key=lambda path: (len(path.parent.name), path))
     homes = [path.parent for path in folds] if folds and not (run / "checkpoints").is_dir() else [run]
-    # The newest, for its weights are those that a run tests.
-    return [choose_checkpoint(home, "last") for home in homes if any(home.glob("checkpoints/last*.ckpt"))]
+    return [choose_checkpoint(home) for home in homes if any(home.glob("checkpoints/last*.ckpt"))]
 
 
 def _was_tested(run: Run, test: pl.DataFrame) -> bool:
@@ -134,19 +133,33 @@ def _network(run: Run, networks: list[Chosen], *, tested: bool) -> list[str]:
         f"- says: {'the probability of' if module.kind == 'conditions' else 'the synthetic targets'} "
         f"{', '.join(module.targets)}",
     ]
-    which = "checkpoint that was tested" if tested else "newest checkpoint, not tested"
-    but = "; the scores below are not of it" if tested else ""
     for each in networks:
         fold = "" if each.fold is None else f" of fold {each.fold}"
-        epochs = f"{each.epochs} {'epoch' if each.epochs == 1 else 'epochs'}"
-        lines.append(f"- {which}{fold}: {each.path.name}, after {epochs}, SHA-256 `{file_hash(each.path)}`")
+        of_test = read_tested(home_of(each.path)) if tested else None
+        lines.append(f"- checkpoint{fold}: {_named(each)}; {_which(each, of_test, tested=tested)}")
         lines += [
-            f"- beside it{fold}: {other.name}, SHA-256 `{file_hash(other)}`{but}"
+            f"- beside it{fold}: {other.name}, SHA-256 `{file_hash(other)}`"
             for other in sorted(each.path.parent.glob("*.ckpt"))
             if other != each.path and not other.name.startswith("last")
         ]
     state = UNKNOWN if run.status is None else f"{run.status.state}, {run.status.at}"
     return [*lines, f"- the run: {state}"]
+
+
+def _which(network: Chosen, of_test: ScoredCheckpoint | None, *, tested: bool) -> str:
+    """Say whether the scores of the test are of a checkpoint."""
+    if not tested:
+        return "not tested"
+    if of_test is None:
+        return "whether the scores below are of it is unknown"
+    if of_test.sha256 != file_hash(network.path):
+        return f"**the scores below are not of it**, but of {of_test}, SHA-256 `{of_test.sha256}`"
+    return f"the scores below are of it; {f'the best by {of_test.monitor}' if of_test.monitor else 'the newest'}"
+
+
+def _named(network: Chosen) -> str:
+    epochs = f"{network.epochs} {'epoch' if network.epochs == 1 else 'epochs'}"
+    return f"{network.path.name}, after {epochs}, SHA-256 `{file_hash(network.path)}`"
 
 
 def _never(networks: list[Chosen], channel: str) -> str:

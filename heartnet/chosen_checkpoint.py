@@ -54,12 +54,10 @@ def choose_checkpoint(run: Path, which: str = "best") -> Chosen:
     Raises:
         HeartnetError: there is none, it cannot be read, or it predicts what this heartnet does not know.
     """
-    path = run if run.is_file() else _last(run)
+    path, monitor = checkpoint_of(run, which)
     notes: tuple[str, ...] = ()
-    if not run.is_file() and which == "best":
-        best = _best(path)
-        notes = () if best else (f"{run} kept no best checkpoint (or it was removed), so its newest is taken.",)
-        path = best or path
+    if not run.is_file() and which == "best" and not monitor:
+        notes = (f"{run} kept no best checkpoint (or it was removed), so its newest is taken.",)
     about = load_checkpoint(path)
     module = HeartnetModule.from_checkpoint(path)
     views: tuple[View, ...] = get_args(View)
@@ -88,6 +86,22 @@ def choose_checkpoint(run: Path, which: str = "best") -> Chosen:
         path, module, view, channels > len(VIEWS[view]), int(about.get("epoch", -1)) + 1, configuration,
         int(fold) if fold.isdigit() else None, _ways(path, about), notes,
     )  # fmt: skip
+
+
+def checkpoint_of(run: Path, which: str = "best") -> tuple[Path, str]:
+    """Return the checkpoint that is meant, and by what it is the best; empty if it is the newest, or named itself.
+
+    Args:
+        run: its folder, or a checkpoint itself.
+        which: as for `choose_checkpoint`.
+
+    Raises:
+        HeartnetError: there is none, or the newest cannot be read.
+    """
+    if run.is_file():
+        return run, ""
+    last = _last(run)
+    return (_best(last) if which == "best" else None) or (last, "")
 
 
 def _ways(path: Path, about: Mapping[str, Any]) -> dict[str, Way]:
@@ -124,14 +138,14 @@ def _last(run: Path) -> Path:
     return found[-1]
 
 
-def _best(last: Path) -> Path | None:
-    """Return the checkpoint that the newest one names as the best, if it is there."""
+def _best(last: Path) -> tuple[Path, str] | None:
+    """Return the checkpoint that the newest one names as the best, if it is there, and by what it is that."""
     states = load_checkpoint(last).get("callbacks", {}).values()
     for state in states:
         if isinstance(state, Mapping) and state.get("monitor") and state.get("best_model_path"):
             found = last.parent / Path(str(state["best_model_path"])).name
             if found.is_file():
-                return found
+                return found, str(state["monitor"])
     return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import tempfile
 import warnings
@@ -26,6 +25,7 @@ from heartnet.folders import short
 from heartnet.network_inputs import padded, seen_of
 from heartnet.scaling import metadata_values
 from heartnet.store import open_store
+from heartnet.tested import file_hash, of_the_test
 from heartnet.weeks import Weeks
 
 TOLERANCE = 1e-5
@@ -74,7 +74,8 @@ def export_command(arguments: argparse.Namespace) -> None:
     console = Console(highlight=False)
     for line in (
         *chosen.notes,
-        f"{short(chosen.path)}, after {chosen.epochs} {'epoch' if chosen.epochs == 1 else 'epochs'} of training",
+        f"{short(chosen.path)}, after {chosen.epochs} {'epoch' if chosen.epochs == 1 else 'epochs'} of training; "
+        f"{of_the_test(chosen.path)}",
         f"Agrees with PyTorch to {found.difference:.1e} (at most {TOLERANCE:.0e} is accepted) on {found.weeks} of "
         f"{found.shortest:,} to {found.longest:,} steps, in {found.passes} calls, alone and in padded batches.",
         f"Inputs are in natural units; what they are stands in the file's metadata, key heartnet. {_DISCLAIMER}",
@@ -155,12 +156,6 @@ def weeks_to_compare(chosen: Chosen, store: Path | None) -> tuple[Weeks, str]:
 
     lost = f", for {path} is not at hand (name weeks by --store)" if isinstance(path, str) else ""
     return simulate(_WEEKS, 1, 0), f"simulated weeks{lost}"
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _libraries() -> tuple[Any, Any]:

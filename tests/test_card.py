@@ -19,7 +19,6 @@ from heartnet.account import Account
 from heartnet.card import MARK
 from heartnet.cli import main
 from heartnet.datamodule import StoredData
-from heartnet.export import file_hash
 from heartnet.findings import FILE, Finding, append_jsonl
 from heartnet.model.deepheart import DeepHeart
 from heartnet.module import HeartnetModule
@@ -29,6 +28,7 @@ from heartnet.predictions import NETWORK, known_of, prediction_rows, predictions
 from heartnet.status import write_status
 from heartnet.store import write_store
 from heartnet.tasks import Conditions, Synthetic
+from heartnet.tested import ScoredCheckpoint, file_hash
 
 OPTIONS = {"batch_size": 8, "val_share": 0.2, "test_share": 0.5}
 
@@ -51,6 +51,9 @@ def run_of(folder: Path, store: Path, *, synthetic: bool = False, whole: bool = 
     (folder / "checkpoints").mkdir(parents=True)
     torch.save(written | {"epoch": 1}, folder / "checkpoints" / "epoch-1.ckpt")
     torch.save(written, folder / "checkpoints" / "last.ckpt")
+    last = folder / "checkpoints" / "last.ckpt"
+    if whole:
+        ScoredCheckpoint(last.name, file_hash(last), 5, 5, 9, 9).write(folder)
     rows, rng = data.rows["test"], np.random.default_rng(0)
     values = data.values[rows]
     noise = rng.normal(size=values.shape)
@@ -105,6 +108,7 @@ def test_a_whole_run(tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[
     assert text.splitlines()[1] == MARK
     assert f"SHA-256 `{file_hash(tmp_path / 'checkpoints' / 'last.ckpt')}`" in text
     assert "after 5 epochs" in text
+    assert "; the scores below are of it; the newest\n" in text
     for words in (
         "Not a medical device", "DeepHeart, ", "heart_rate (bpm)", "sleep_apnea, diabetes", "- the run: finished",
         "dropped: worn less than 24 h | 10", "- test: 80 weeks of 40 people", "seed unknown", "beside it: epoch-1.ckpt",
@@ -149,9 +153,23 @@ def test_a_run_that_was_interrupted_before_its_test(tmp_path: Path, store: Path)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
     text = card_of(tmp_path)
     assert "**Trained on SIMULATED weeks" in text
-    assert "- newest checkpoint, not tested: last.ckpt" in text
-    assert "was tested" not in text
+    assert "- checkpoint: last.ckpt, after 5 epochs, " in text
+    assert "; not tested" in text
     assert "scores below" not in text
+
+
+def test_a_run_that_went_on_after_its_test(tmp_path: Path, store: Path) -> None:
+    run_of(tmp_path, store)
+    place = tmp_path / "checkpoints"
+    ScoredCheckpoint("epoch-1.ckpt", file_hash(place / "epoch-1.ckpt"), 2, 5, 4, 9, "val/loss").write(tmp_path)
+    assert (
+        "; **the scores below are not of it**, but of epoch-1.ckpt, after epoch 2 of 5 (step 4 of 9), the best by "
+        f"val/loss, SHA-256 `{file_hash(place / 'epoch-1.ckpt')}`"
+    ) in card_of(tmp_path)
+    assert main(["card", str(place / "epoch-1.ckpt"), "--out", str(tmp_path / "of-one.md")]) == 0
+    assert "; the scores below are of it; the best by val/loss\n" in (tmp_path / "of-one.md").read_text()
+    (tmp_path / "tested.json").write_text("damaged")
+    assert "; whether the scores below are of it is unknown" in card_of(tmp_path)
 
 
 def test_what_a_network_sees_of_a_week(tmp_path: Path, store: Path) -> None:
@@ -179,6 +197,7 @@ def test_synthetic_targets(tmp_path: Path, store: Path) -> None:
     text = card_of(tmp_path)
     assert "| total_steps | 80 | 0." in text
     assert "One score a person" not in text
+    assert "; the scores below are of it; the newest" in text
     assert "the synthetic targets total_steps" in text
 
 
@@ -188,7 +207,7 @@ def test_a_cross_validation(tmp_path: Path, store: Path) -> None:
     configured(tmp_path, store, folds=2)
     text = card_of(tmp_path)
     assert text.count("SHA-256") == 4
-    assert "checkpoint that was tested of fold 1" in text
+    assert "- checkpoint of fold 1: last.ckpt" in text
     assert "in 2 folds; each week is in the test of one of them" in text
     assert "| diabetes | 160 |" in text
     assert "each fold has its own" in text

@@ -140,7 +140,7 @@ def test_the_command_and_what_stands_in_the_file(tmp_path: Path, capsys: pytest.
     assert [each["name"] for each in about["inputs"]["readings"]["channel"]] == ["heart_rate", "steps", "dt"]
     assert [each["unit"] for each in about["inputs"]["metadata"]["field"]] == ["years", "0 female, 1 male", "kg/m²"]
     assert about["outputs"]["scores"]["target"] == ["sleep_apnea", "diabetes"]
-    assert about["checkpoint"]["sha256"] == heartnet.export.file_hash(file)
+    assert about["checkpoint"]["sha256"] == heartnet.tested.file_hash(file)
     assert main(words) == 2
     assert "exists already" in capsys.readouterr().err
     (file.parent.parent / "config.yaml").write_text(yaml.safe_dump({"data": {"path": str(tmp_path / "weeks")}}))

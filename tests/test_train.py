@@ -83,7 +83,7 @@ def test_a_run_keeps_everything_in_its_folder(run: Run, capsys: pytest.CaptureFi
     assert [path.name for path in Path().iterdir()] == ["runs"]
     names = {path.name.partition(".out.")[0] for path in folder.iterdir()}
     always = {"config.yaml", "status.json", "events", "checkpoints", "findings.jsonl", "predictions.parquet"}
-    always |= {"report.html"}
+    always |= {"report.html", "tested.json"}
     assert always <= names
     assert names <= always | {
         "amnesia.npz", "hparams.yaml", "predictions_ceiling.parquet"

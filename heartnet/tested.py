@@ -1,0 +1,123 @@
+"""Which weights a run tests, those that `heartnet predict`, `export` and `card` take, and where that is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from heartnet.findings import Finding, publish
+
+if TYPE_CHECKING:
+    import pytorch_lightning as lightning
+
+    from heartnet.module import HeartnetModule
+
+FILE = "tested.json"
+"""Where a run's folder keeps it, beside the predictions of that test."""
+
+CHECK = "checkpoint"
+
+
+@dataclass(frozen=True)
+class ScoredCheckpoint:
+    """The checkpoint that a run tested.
+
+    Attributes:
+        name: of the file, in `checkpoints/`.
+        sha256: of the file, in hexadecimal digits, for the newest is overwritten when a run goes on.
+        epochs: behind it.
+        of_epochs: that the run had trained.
+        step: optimiser steps behind it.
+        of_steps: that the run had trained.
+        monitor: by which it is the best; empty for the newest of a run that kept no best.
+    """
+
+    name: str
+    sha256: str
+    epochs: int
+    of_epochs: int
+    step: int
+    of_steps: int
+    monitor: str = ""
+
+    def __str__(self) -> str:
+        when = f"{self.name}, after epoch {self.epochs} of {self.of_epochs} (step {self.step:,} of {self.of_steps:,})"
+        return f"{when}, {f'the best by {self.monitor}' if self.monitor else 'the newest'}"
+
+    def write(self, folder: Path) -> None:
+        """Write it to a run's folder, whole or not at all."""
+        partial = folder / f"{FILE}.partial"
+        partial.write_text(json.dumps(asdict(self), ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(folder / FILE)
+
+
+def read_tested(folder: Path) -> ScoredCheckpoint | None:
+    """Return what the run in `folder` tested; None if nothing readable says it."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        row = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        epochs, of_epochs, step, of_steps = (int(row[name]) for name in ("epochs", "of_epochs", "step", "of_steps"))
+        name, sha256, monitor = (str(row[name]) for name in ("name", "sha256", "monitor"))
+        return ScoredCheckpoint(name, sha256, epochs, of_epochs, step, of_steps, monitor)
+    return None
+
+
+def load_tested(folder: Path, module: HeartnetModule, trainer: lightning.Trainer) -> ScoredCheckpoint | None:
+    """Give a module that was trained the weights to test, with what callbacks saved with them; say which they are.
+
+    The weights are those of the best checkpoint, where the run chose one by a monitor, else of the newest: the same
+    that `heartnet.chosen_checkpoint.choose_checkpoint` takes. Where they are not the newest, a finding says so.
+
+    Args:
+        folder: of the run.
+        module: trained; its weights are replaced.
+        trainer: that trained it.
+
+    Returns:
+        None if this training kept no checkpoint; the weights are then left as they are.
+    """
+    from heartnet.chosen_checkpoint import checkpoint_of
+    from heartnet.module import load_checkpoint
+
+    # The folder may hold checkpoints of a training before this one, and a training may go on from another folder's.
+    kept = [Path(getattr(callback, "best_model_path", "")) for callback in trainer.checkpoint_callbacks]
+    own = any(path.is_file() and path.resolve().parent == (folder / "checkpoints").resolve() for path in kept)
+    if not own or not any(folder.glob("checkpoints/last*.ckpt")):
+        return None
+    path, monitor = checkpoint_of(folder)
+    checkpoint = load_checkpoint(path)
+    module.load_state_dict(checkpoint["state_dict"])
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        callback.on_load_checkpoint(trainer, module, checkpoint)  # Lightning would do so for a training only
+    found = ScoredCheckpoint(
+        path.name, file_hash(path), int(checkpoint["epoch"]) + 1, trainer.current_epoch,
+        int(checkpoint["global_step"]), trainer.global_step, monitor,
+    )  # fmt: skip
+    if found.step != found.of_steps:
+        message = f"The test is of {found}; predict, export and card take the same."
+        publish([Finding(CHECK, "pass", "test", None, None, "", message, (), found.step)], trainer)
+    return found
+
+
+def of_the_test(checkpoint: Path) -> str:
+    """Say whether the run's test, and so the scores in its folder, is of this checkpoint."""
+    tested = read_tested(home_of(checkpoint))
+    if tested is None:
+        return "which checkpoint its run tested is not known"
+    if tested.sha256 == file_hash(checkpoint):
+        return "its run tested it"
+    return f"its run's test is of another one: {tested}"
+
+
+def home_of(checkpoint: Path) -> Path:
+    """Return the folder of the run, or of the fold, that a checkpoint is of."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

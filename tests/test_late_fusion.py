@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 import train
+from heartnet.cli import main as heartnet
 from heartnet.datamodule import WeeksDataModule
 from heartnet.errors import HeartnetError
 from heartnet.late_fusion import fitted, fusion_of
@@ -187,7 +190,9 @@ def test_data_without_metadata(metadata: Any) -> None:
         DeepHeart(3, 2, 0, metadata=metadata)
 
 
-def test_the_sweep_is_four_ordinary_runs_on_the_same_weeks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sweep_is_four_ordinary_runs_on_the_same_weeks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     GlobalHydra.instance().clear()
     small = ["data.users=60", "model.conv_units=4", "model.lstm_units=4", "model.pool=8", "trainer.max_epochs=1"]
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", "experiment=ablation", f"hydra.sweep.dir={tmp_path}", *small])
@@ -197,3 +202,10 @@ def test_the_sweep_is_four_ordinary_runs_on_the_same_weeks(tmp_path: Path, monke
     assert modes == ["none", "only", "late_fusion", "lstm_state"]
     weeks = [pl.read_parquet(folder / "predictions.parquet").select("week", "target", "value") for folder in folders]
     assert all(each.equals(weeks[0]) for each in weeks)
+    capsys.readouterr()
+    assert heartnet(["compare", str(tmp_path), "--to", "metadata", "--draws", "50", "--csv"]) == 0
+    rows = {row["name"]: row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    assert list(rows) == ["sensor", "metadata", "late_fusion", "lstm_state", "ceiling"]
+    for name in ("sensor", "late_fusion", "lstm_state"):
+        low, middle, high = (float(rows[name][f"difference{each}"]) for each in ("_low", "", "_high"))
+        assert low <= middle <= high

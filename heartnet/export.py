@@ -34,9 +34,6 @@ TOLERANCE = 1e-5
 OPSET = 17
 """Version of the ONNX operators; of 2022, so that runtimes of all ages read it."""
 
-_WITHOUT = {"TwoTimescale": "it cuts its inputs to shapes that depend on what is in them"}
-"""Networks that cannot be traced, and why."""
-
 _WEEKS = 8
 _INPUTS = ("readings", "lengths", "metadata")
 _DISCLAIMER = "Not a medical device: for research into models, not for diagnosis."
@@ -102,11 +99,6 @@ def export(chosen: Chosen, out: Path, weeks: Weeks, which: str = "weeks") -> Agr
             written.
     """
     onnx, runtime = _libraries()
-    kind = type(chosen.module.network).__name__
-    if kind in _WITHOUT:
-        raise HeartnetError(
-            f"{chosen.path}: {kind} cannot be exported, for {_WITHOUT[kind]}; DeepHeart and HourlyCNN can"
-        )
     network = Exported(chosen).eval()
     text = _exported(network, weeks, chosen)
     model = onnx.load_from_string(text)

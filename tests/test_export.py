@@ -36,15 +36,23 @@ WEEKS = faults.weeks(0, 20)
 
 
 def checkpoint(
-    folder: Path, task: Task | None = None, *, view: Any = "readings", mask: bool = False, **model: Any
+    folder: Path,
+    task: Task | None = None,
+    *,
+    view: Any = "readings",
+    mask: bool = False,
+    two: bool = False,
+    **model: Any,
 ) -> Path:
     """Write the checkpoint of a network that was not trained, its weights made large enough to say something."""
     data = WeeksDataModule(WEEKS, task or Conditions(), view=view, mask_channel=mask, val_share=0.2, test_share=0.2)
     torch.manual_seed(0)
     sizes = (data.channels, len(data.targets), data.metadata_size)
-    network: torch.nn.Module = HourlyCNN(*sizes, conv_units=4, **model) if view == "hourly" else DeepHeart(
-        *sizes, **{**SMALL, **model}
-    )  # fmt: skip
+    network: torch.nn.Module
+    if view == "hourly":
+        network = HourlyCNN(*sizes, conv_units=4, **model)
+    else:
+        network = (TwoTimescale if two else DeepHeart)(*sizes, **{**SMALL, **model})
     mean, std = data.target_statistics()
     module = HeartnetModule(
         network, kind=data.task.kind, targets=data.targets, target_mean=mean.tolist(), target_std=std.tolist(),
@@ -73,6 +81,9 @@ CASES: dict[str, dict[str, Any]] = {
     "masked": {"mask": True, "activation": "gelu"},
     "late_fusion": {"metadata": "late_fusion"},
     "only_metadata": {"metadata": "only", "pool": 2},
+    "two_timescale": {"two": True, "pool": 1},
+    "two_timescale_pooled": {"two": True, "pool": 2, "readout": "both_ends", "clock": "elapsed", "mask": True},
+    "two_timescale_metadata": {"two": True, "pool": 3, "readout": "last", "metadata": "lstm_state"},
     "hourly": {"view": "hourly"},
     "hourly_metadata": {"view": "hourly", "metadata": "logit", "pool": 3},
     "synthetic": {"task": Synthetic(("total_steps", "mean_difference_30_min"))},
@@ -114,13 +125,15 @@ def test_agrees_with_pytorch(tmp_path: Path, case: str) -> None:
     np.testing.assert_allclose(again / spread, scores / spread, atol=1e-6)
 
 
-def test_a_week_of_4096_readings(tmp_path: Path) -> None:
-    chosen = choose_checkpoint(checkpoint(tmp_path, pool=2))
+@pytest.mark.parametrize("two", [False, True])
+def test_a_week_of_4096_readings(tmp_path: Path, two: bool) -> None:
+    chosen = choose_checkpoint(checkpoint(tmp_path, pool=2, two=two))
     export(chosen, tmp_path / "it.onnx", WEEKS)
     rng = np.random.default_rng(0)
-    week = np.stack([rng.normal(70, 10, 4096), rng.poisson(3, 4096), rng.choice([5.0, 300.0], 4096)], axis=1)
+    week = np.stack([rng.normal(70, 10, 4096), rng.poisson(3, 4096), rng.choice([5.0, 60.0, 300.0], 4096)], axis=1)
     network = Exported(chosen).eval()
-    arrays = network.examples([week.astype(np.float32), week[:1000].astype(np.float32)], np.zeros((2, 3)))
+    weeks = [week[:length].astype(np.float32) for length in (4096, 3001, 512, 64, 7, 2, 1)]
+    arrays = network.examples(weeks, np.zeros((len(weeks), 3)))
     [scores] = session(tmp_path / "it.onnx").run(["scores"], {"readings": arrays[0], "lengths": arrays[1]})
     with torch.no_grad():
         expected = network(*map(torch.from_numpy, arrays))[0]
@@ -216,20 +229,6 @@ def test_without_the_libraries_it_says_what_to_install(
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     assert main(["export", str(checkpoint(tmp_path)), "--onnx", str(tmp_path / "it.onnx")]) == 2
     assert "pip install" in capsys.readouterr().err
-
-
-def test_a_network_that_cannot_be_traced_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    file = checkpoint(tmp_path)
-    written = torch.load(file, weights_only=True)
-    network = TwoTimescale(3, 2, 6, **SMALL)
-    written["heartnet"] |= {"architecture": "TwoTimescale", "arguments": network.arguments}
-    weights = {f"network.{name}": each for name, each in network.state_dict().items()}
-    kept = {name: each for name, each in written["state_dict"].items() if not name.startswith("network.")}
-    torch.save(written | {"state_dict": kept | weights}, file)
-    assert main(["export", str(file), "--onnx", str(tmp_path / "it.onnx")]) == 2
-    said = capfd.readouterr()
-    assert "TwoTimescale cannot be exported" in said.err
-    assert said.out == ""
 
 
 class Touch:

@@ -178,6 +178,27 @@ def test_a_missing_dt_and_half_precision() -> None:
     assert network.stretches(*padded([sequence]))["dense"].lengths.tolist() == [63]  # exp(4) - 1 is 54 s
 
 
+@pytest.mark.parametrize("mean", [3.3, 4.0, 5.123])
+def test_a_dt_of_the_boundary_is_sparse_however_it_was_scaled(mean: float) -> None:
+    for std in np.linspace(0.5, 2.5, 50).tolist():
+        network = small().float()
+        network.set_clock(mean, std)
+        sequence = torch.zeros(1, 3, 3)
+        sequence[0, :, 2] = ((torch.tensor([9.0, 60.0, 59.9]).log1p() - mean) / std).float()
+        assert network.stretches(sequence, torch.tensor([3]))["dense"].rank.tolist() == [[-1, -1, 0]]
+
+
+def test_time_between_readings_of_one_kind_stays_exact_to_the_end_of_a_week() -> None:
+    """A workout of 5-second readings with one rest of 61 s in each ten, over the seconds of a whole week."""
+    seconds = torch.where(torch.arange(40_000) % 10 == 9, 61.0, 5.0)
+    inputs = torch.zeros(1, len(seconds), 3)
+    inputs[0, :, 2] = (torch.log1p(seconds) - MEAN) / STD
+    network = small().float()
+    dense = network.stretches(inputs, torch.tensor([len(seconds)]))["dense"].inputs[0, :, 2]
+    after_rest = torch.expm1(dense[8::9][-10:] * STD + MEAN)
+    torch.testing.assert_close(after_rest, torch.full((10,), 66.0), rtol=1e-4, atol=0.0)
+
+
 def test_metadata_dropout_output_bias_and_a_mask_channel() -> None:
     torch.manual_seed(0)
     network = small(metadata="lstm_state", metadata_size=3, channels=4, dropout=0.5)

@@ -20,6 +20,7 @@ from heartnet.weeks import CHANNELS
 _DT = CHANNELS.index("dt")
 _KINDS = ("dense", "sparse")
 _WEEK = 7 * 86_400.0
+_ROUNDING = 1e-4  # of a logarithm of seconds, so that a dt of just `boundary` is sparse however dt was rounded
 
 
 class Stretch(NamedTuple):
@@ -138,8 +139,10 @@ class TwoTimescale(nn.Module):
             exact = inputs[:, :, _DT].to(torch.promote_types(inputs.dtype, torch.float32))
             mean, std = self.dt_scale.to(exact.dtype)
             logarithm = (exact * std + mean).clamp(0.0, math.log1p(_WEEK))
-            dense = F.pad(logarithm[:, 1:] < math.log1p(self.boundary), (1, 0))  # the first reading is sparse
-            time = F.pad(torch.expm1(logarithm[:, 1:]), (1, 0)).cumsum(dim=1)
+            # The first reading is sparse.
+            dense = F.pad(logarithm[:, 1:] < math.log1p(self.boundary) - _ROUNDING, (1, 0))
+            # Seconds of a whole week in float32 would be a sixteenth of a second apart.
+            time = F.pad(torch.expm1(logarithm[:, 1:]), (1, 0)).double().cumsum(dim=1)
             valid = torch.arange(inputs.shape[1], device=lengths.device) < lengths[:, None]
         found = {}
         for name, mine in zip(_KINDS, (dense & valid, ~dense & valid), strict=True):
@@ -153,18 +156,23 @@ class TwoTimescale(nn.Module):
         time: Float[Tensor, "batch time"],
     ) -> Stretch:
         """Move the readings of one timescale together, with the time since the one before as their dt."""
-        lengths = mine.sum(dim=1)
-        # As many as the longest has, and never none. Members come first, in their order.
-        place = torch.argsort(~mine, dim=1, stable=True)[:, : max(int(lengths.max()), 1)]
+        counted = mine.long()  # ONNX counts no booleans
+        rank, lengths = counted.cumsum(dim=1) - 1, counted.sum(dim=1)
+        # Where the members stand, in their order: as many as the longest week has, and never none.
+        steps = torch.arange(mine.shape[1], device=mine.device).expand_as(rank)
+        behind = torch.full_like(rank, mine.shape[1])
+        place = F.pad(torch.zeros_like(rank), (0, 1)).scatter(1, torch.where(mine, rank, behind), steps)
+        place = place[:, : lengths.max().clamp(min=1)]
         own = inputs.gather(1, place[:, :, None].expand(-1, -1, inputs.shape[2]))
-        mean, std = self.dt_scale.to(time.dtype)
-        since = time.gather(1, place).diff(dim=1, prepend=time.new_zeros(len(time), 1))
-        since = ((torch.log1p(since.clamp(min=0)) - mean) / std).to(own.dtype)
-        neighbours = place.diff(dim=1, prepend=place.new_full((len(place), 1), -1)) == 1
-        dt = own[:, :, _DT].where(neighbours, since)
+        seconds = time.gather(1, place)
+        since = (seconds - F.pad(seconds[:, :-1], (1, 0))).clamp(min=0)
+        since = since.to(torch.promote_types(inputs.dtype, torch.float32))
+        mean, std = self.dt_scale.to(since.dtype)
+        neighbours = place - F.pad(place[:, :-1], (1, 0), value=-1) == 1
+        dt = own[:, :, _DT].where(neighbours, ((torch.log1p(since) - mean) / std).to(own.dtype))
         own = torch.cat([own[:, :, :_DT], dt[:, :, None], own[:, :, _DT + 1 :]], dim=2)
         own = own * step_mask(lengths, own.shape[1], own.dtype)[:, :, None]
-        return Stretch(own, lengths, mine.cumsum(dim=1) - 1)
+        return Stretch(own, lengths, rank)
 
     def set_clock(self, mean: float, std: float) -> None:
         """Say how dt was scaled, to `(log(1 + seconds) - mean) / std`."""

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from heartnet.augment import AUGMENTATIONS
 from heartnet.datamodule import SimulatedData
-from heartnet.model import DeepHeart, HourlyCNN
+from heartnet.model import DeepHeart, HourlyCNN, TwoTimescale
 from heartnet.module import HeartnetModule
 from heartnet.tasks import Conditions
 
@@ -71,6 +71,25 @@ def test_no_step_of_deepheart_brings_a_value_to_the_host(data: SimulatedData, op
         **{name: value for name, value in options.items() if name not in AUGMENTATIONS},
     )  # fmt: skip
     step_on_meta(module_of(data, network, augmentation=augmentation), short(next(iter(data.train_dataloader())), 8))
+
+
+def test_nor_of_two_timescales(data: SimulatedData) -> None:
+    network = TwoTimescale(outputs=len(data.targets), conv_units=4, lstm_units=4, lstm_layers=1, pool=2)
+    step_on_meta(module_of(data, network), short(next(iter(data.train_dataloader())), 64))
+
+
+def test_which_there_reads_padding_in_place_of_a_length_and_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = TwoTimescale(conv_units=4, lstm_units=4, lstm_layers=1, pool=2).eval()
+    inputs, lengths = torch.randn(3, 50, 3), torch.tensor([50, 31, 7])
+    inputs = inputs * (torch.arange(50)[:, None] < lengths[:, None, None])
+    expected = network(inputs, lengths)
+    shapes = [part.inputs.shape[1] for part in network.stretches(inputs, lengths).values()]
+    monkeypatch.setattr(Tensor, "is_cpu", property(lambda _: False))
+    found = network(inputs, lengths)
+    assert [part.inputs.shape[1] for part in network.stretches(inputs, lengths).values()] == [50, 50] > shapes
+    torch.testing.assert_close(found.score, expected.score)
+    torch.testing.assert_close(found.steps, expected.steps)
 
 
 def test_nor_of_the_hourly_network() -> None:

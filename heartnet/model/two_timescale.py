@@ -158,11 +158,12 @@ class TwoTimescale(nn.Module):
         """Move the readings of one timescale together, with the time since the one before as their dt."""
         counted = mine.long()  # ONNX counts no booleans
         rank, lengths = counted.cumsum(dim=1) - 1, counted.sum(dim=1)
-        # Where the members stand, in their order: as many as the longest week has, and never none.
+        # Where the members stand, in their order: as many as the longest week has, and never none. A GPU would wait to
+        # know how many these are, and gets as many as there are readings.
         steps = torch.arange(mine.shape[1], device=mine.device).expand_as(rank)
         behind = torch.full_like(rank, mine.shape[1])
         place = F.pad(torch.zeros_like(rank), (0, 1)).scatter(1, torch.where(mine, rank, behind), steps)
-        place = place[:, : lengths.max().clamp(min=1)]
+        place = place[:, : lengths.max().clamp(min=1)] if place.is_cpu else place[:, :-1]
         own = inputs.gather(1, place[:, :, None].expand(-1, -1, inputs.shape[2]))
         seconds = time.gather(1, place)
         since = (seconds - F.pad(seconds[:, :-1], (1, 0))).clamp(min=0)

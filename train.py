@@ -107,9 +107,7 @@ def train(config: DictConfig, folder: Path) -> int:
         HeartnetError: the configuration or the data cannot work.
     """
     from heartnet import terminal
-    from heartnet.findings import FILE, append_jsonl
-    from heartnet.pooled import pooled_findings
-    from heartnet.predictions import read_predictions
+    from heartnet.pooled import CrossValidation
 
     values: Any = OmegaConf.to_container(config, resolve=True)
     check(values)
@@ -122,6 +120,7 @@ def train(config: DictConfig, folder: Path) -> int:
             )
         config.ckpt_path = None  # the callback finds it in the run's folder, and training has not begun
     terminal.quiet_lightning()
+    whole, trained = CrossValidation(folder) if config.cross_validate and config.test else None, True
     for fold in range(config.data.folds) if config.cross_validate else (None,):
         place = folder
         if fold is not None:
@@ -131,13 +130,18 @@ def train(config: DictConfig, folder: Path) -> int:
         if not fold:  # only now: a run that cannot start leaves nothing behind
             write_config(config, folder)
             write_status(folder, "running")
-        trained = fit_and_test(config, place, data, module, trainer)
+        if whole is not None:
+            whole.begin(trainer)
+        trained = fit_and_test(config, place, data, module, trainer) and trained
+        if whole is not None:
+            whole.add(place, trainer, module, data)
     if not trained:
         terminal.print_line("Nothing was trained, so nothing is tested.")
     elif config.test:
+        if whole is not None:
+            terminal.print_line(f"All {config.data.folds} folds together")
+            whole.finish(trainer, module, data)
         terminal.print_scores(folder, data)
-        if config.cross_validate and (pooled := pooled_findings(read_predictions(folder), data, trainer.global_step)):
-            append_jsonl(pooled, folder / FILE)
     worst = terminal.print_findings(folder)
     shown = shlex.quote(short(folder))
     page = end(folder, "finished")

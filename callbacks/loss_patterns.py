@@ -17,6 +17,7 @@ from heartnet.errors import HeartnetError
 from heartnet.figure_patterns import forest_figure, pattern_rows, strata_rows
 from heartnet.findings import Finding
 from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, draw, log
+from heartnet.predictions import FOLD
 from heartnet.what_applies import more_people, only_conditions
 
 FILES = {"val": "val_loss_patterns.json", "test": "loss_patterns.json"}
@@ -41,6 +42,9 @@ class LossPatterns(OnPredictions):
     `strata` asks for the stratified table of groups one has in mind: `strata.csv` and `val_strata.csv`, one row a group
     and condition, with people, weeks, positives, AUROC, logarithmic loss, Brier score and calibration offset, with
     intervals of 95 % from resampling people. Groups too small to tell are there, and say so.
+
+    In a cross-validation the tests of all folds are looked at together, after the last (`heartnet.pooled`). A pattern
+    may then also be one of people whose fold has a worse network.
 
     With data of one person (`data.split_by=week`) weeks stand in for people. Of more than 50,000 weeks, those of people
     drawn at random are looked at. The network, its training and the random streams are left as they are.
@@ -93,13 +97,16 @@ class LossPatterns(OnPredictions):
             why = "a loss is a label that scores miss, and a synthetic target has none"
             return [only_conditions(CHECK, predicted.split, why, trainer.global_step)]
         weeks = predicted_weeks(predicted.file, predicted.targets)
-        arrays = (weeks.known, predicted.targets, weeks.scores, weeks.values)
+        # Which network it was is no trait of a week: in a cross-validation it stands for who was drawn into a fold.
+        known = weeks.known.drop(FOLD) if predicted.folds else weeks.known
+        arrays = (known, predicted.targets, weeks.scores, weeks.values)
         about: dict[str, Any] = {"simulated": predicted.simulated, "step": trainer.global_step}
         split, tag = predicted.split, f"loss_patterns/{predicted.split}"
         if self.strata:
             table = stratified(*arrays, self.strata, by=predicted.by, draws=self.draws)
             table.write_csv(predicted.file.parent / STRATA_FILES[split])
-            draw(trainer, f"{tag}/strata", forest_figure(strata_rows(table), f"Strata, {split} split", **about))
+            title = f"Strata, {predicted.title} split"
+            draw(trainer, f"{tag}/strata", forest_figure(strata_rows(table), title, **about))
         found = find_patterns(*arrays, by=predicted.by, draws=self.draws)
         _write(found.as_json(), predicted.file.parent / FILES[split])
         numbers = {f"{tag}/patterns": float(len(found.patterns))} if found.enough else {}
@@ -108,7 +115,7 @@ class LossPatterns(OnPredictions):
             numbers |= {f"{tag}/outside/{each.target}": each.outside.auroc.value}
         log(trainer, numbers)
         if found.patterns:
-            title = f"Where scores tell less, {split} split: the people kept aside"
+            title = f"Where scores tell less, {predicted.title} split: the people kept aside"
             draw(trainer, tag, forest_figure(pattern_rows(found.patterns), title, **about))
         about |= {"augmentation": _augmentation(pl_module), "more": more_people(split, predicted.by, predicted.data)}
         return pattern_findings(found, split, sampled=weeks.sampled, **about)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
+import polars as pl
 import pytorch_lightning as lightning
 
 from heartnet.ablation_weeks import ProbeOf, ablations
@@ -17,6 +19,9 @@ from heartnet.figure_reliance import reliance_figure
 from heartnet.findings import Finding
 from heartnet.metadata_scores import known_weeks, metadata_score
 from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, draw, log
+from heartnet.pooled_ablation import pooled_ablations
+from heartnet.predictions import FOLD
+from heartnet.what_applies import settings_of
 
 
 class MetadataReliance(OnPredictions):
@@ -34,6 +39,10 @@ class MetadataReliance(OnPredictions):
     explained) is lost, without training again; `heartnet.diagnostics.ablation` says what permuting a channel means. It
     passes 1 + (channels + 1 + fields + 1) × (permutations + 1) times over the weeks that it looks at, 33 times over
     readings. Training again without them is `python train.py -m experiment=ablation`.
+
+    In a cross-validation the tests of all folds are looked at together, after the last (`heartnet.pooled`): each fold
+    has its own metadata model, and its own network is asked about inputs that are permuted within it
+    (`heartnet.pooled_ablation`).
 
     Findings: it leans on metadata; it wavers from week to week; there are too few people to tell. The network, its
     training and the random streams are left as they are.
@@ -98,7 +107,7 @@ class MetadataReliance(OnPredictions):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, predicted: PredictedSplit
     ) -> list[Finding]:
         lost, found = self._ablate(trainer, pl_module, predicted)
-        settings = _settings(pl_module)
+        settings = settings_of(pl_module, trainer)
         for target in predicted.targets:
             found += self._judge(trainer, predicted, target, lost.get(target), settings)
         return found
@@ -112,6 +121,8 @@ class MetadataReliance(OnPredictions):
         loaders = trainer.test_dataloaders if predicted.split == "test" else trainer.val_dataloaders
         options: dict[str, Any] = {"weeks": self.weeks, "permutations": self.permutations, "draws": self.draws}
         try:
+            if predicted.folds:
+                return pooled_ablations(module, predicted, probe=self.probe, **options), []
             return ablations(module, predicted, loaders, probe=self.probe, **options), []
         except Exception as error:  # somebody else's module; the scatter is drawn all the same
             words = str(error) if isinstance(error, HeartnetError) else f"{type(error).__name__}: {error}"
@@ -131,14 +142,14 @@ class MetadataReliance(OnPredictions):
         score, value = (table[name].cast(float).fill_null(np.nan).to_numpy() for name in ("score", "value"))
         users = table["user_id"].to_numpy().astype(str)
         wear = table["wear_hours"].cast(float).fill_null(np.nan).to_numpy()
-        metadata = metadata_score(table, target, predicted.kind, predicted.data)
+        metadata = _metadata(predicted, table, target)
         it = reliance(
             target, score, value, users, metadata, kind=predicted.kind, wear_hours=wear, draws=self.draws
         )  # fmt: skip
         numbers = it.numbers() | (lost.numbers() if lost is not None else {})
         log(trainer, {f"{CHECK}/{predicted.split}/{name}/{target}": each for name, each in numbers.items()})
         if not it.diverged:
-            figure = reliance_figure(it, score, metadata, value, users, predicted.split, ablation=lost, **about)
+            figure = reliance_figure(it, score, metadata, value, users, predicted.title, ablation=lost, **about)
             draw(trainer, f"{CHECK}/{predicted.split}/{target}", figure)
         sees = settings["model.metadata"] != "none" if "model.metadata" in settings else None
         found = reliance_findings(it, predicted.split, sees_metadata=sees, **about)
@@ -147,7 +158,16 @@ class MetadataReliance(OnPredictions):
         return found
 
 
-def _settings(module: lightning.LightningModule) -> dict[str, object]:
-    """Return how a network of ours was made, by Hydra override; nothing of another one."""
-    arguments = getattr(getattr(module, "network", None), "arguments", None)
-    return {f"model.{name}": value for name, value in arguments.items()} if isinstance(arguments, Mapping) else {}
+def _metadata(predicted: PredictedSplit, table: pl.DataFrame, target: str) -> npt.NDArray[np.float64] | None:
+    """Return what the metadata model says of each week; in a cross-validation, that of the week's own fold."""
+    if not predicted.folds:
+        return metadata_score(table, target, predicted.kind, predicted.data)
+    found = np.full(len(table), np.nan)
+    for fold in predicted.folds:
+        mine = (table[FOLD] == fold.name).to_numpy()
+        if mine.any():
+            score = metadata_score(table.filter(mine), target, predicted.kind, fold.predicted.data)
+            if score is None:
+                return None
+            found[mine] = score
+    return found

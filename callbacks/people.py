@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 import pytorch_lightning as lightning
+import torch
 
 from heartnet.diagnostics.isolate import rng_untouched
 from heartnet.diagnostics.people_scores import choice, people_scores
@@ -17,10 +19,12 @@ from heartnet.diagnostics.wear_reliability import wear_reliability
 from heartnet.errors import HeartnetError
 from heartnet.figure_people import people_figure
 from heartnet.findings import Finding
-from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, draw, log
+from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, collected, draw, log
 from heartnet.people import KEY, Way, chosen_ways, person_table
-from heartnet.predictions import NETWORK
+from heartnet.predictions import FOLD, NETWORK
 from heartnet.what_applies import only_conditions
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class People(OnPredictions):
@@ -29,7 +33,12 @@ class People(OnPredictions):
     The ways are those of `heartnet.people.WAYS` (mean of logits, mean, maximum, noisy-or, weighted by wear) and one
     that is learned from mean, spread, maximum and number of a person's weeks; for comparing it, each person is scored
     by coefficients that other people gave (cross-fitting). The mean of the logits is kept unless another way has a
-    lower Brier score beyond luck. After the test, the same way is judged on people who had no part in the choice.
+    lower Brier score beyond luck. After the test, the way that was chosen with the weights that are tested is judged on
+    people who had no part in the choice.
+
+    In a cross-validation the people of all folds are judged together, after the last (`heartnet.pooled`): each person's
+    score is made in the way that their fold chose on its validation, or as the mean of the logits where it has none.
+    Nothing is chosen on people of the test; the learned way stands beside it, cross-fitted over all of them.
 
     What was chosen goes into each checkpoint that is saved after its validation, as plain values, and
     `heartnet predict RUN STORE --out FILE --by user` uses it. People whose label changes between weeks are counted and
@@ -72,26 +81,30 @@ class People(OnPredictions):
             raise HeartnetError(f"callbacks.people.draws={draws}: must be at least 100, for an interval of 95 %")
         self.draws = draws
         self.chosen: dict[str, Way] = {}
-        self._chosen_at = -1
+        self._chosen_with: dict[tuple[int, ...], dict[str, Way]] = {}
+
+    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        super().on_test_start(trainer, pl_module)
+        self.chosen = self._choice_of(pl_module, getattr(trainer, "ckpt_path", None))
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         # After each validation, and before Lightning saves: a choice belongs to the weights it was made with.
         super().on_validation_end(trainer, pl_module)
         with rng_untouched():
-            self._choose(trainer)
+            self._choose(trainer, pl_module)
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        del pl_module
-        if self.chosen and self._chosen_at == trainer.global_step:
-            checkpoint[KEY] = {target: way.as_plain() for target, way in self.chosen.items()}
+        del trainer
+        if chosen := self._chosen_with.get(_fingerprint(pl_module)):
+            checkpoint[KEY] = {target: way.as_plain() for target, way in chosen.items()}
 
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        del trainer, pl_module
-        self.chosen, self._chosen_at = chosen_ways(checkpoint), int(checkpoint.get("global_step", -1))
+        del trainer
+        self.chosen = self._chosen_with[_fingerprint(pl_module)] = chosen_ways(checkpoint)
 
     def look(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, predicted: PredictedSplit
@@ -104,17 +117,41 @@ class People(OnPredictions):
             message = "Weeks were split and not people (data.split_by=week), so nothing can be said of new people."
             return [Finding(CHECK, "warn", predicted.split, None, None, "", message, (), trainer.global_step)]
         table = person_table(predicted.file, predicted.targets)
+        if predicted.folds:
+            of_fold = pl.scan_parquet(predicted.file, glob=False).select("user_id", FOLD).unique().collect()
+            table = table.join(of_fold, on="user_id", how="left", maintain_order="left")
         return [row for target in predicted.targets for row in self._judge(trainer, predicted, table, target)]
 
-    def _choose(self, trainer: lightning.Trainer) -> None:
-        predicted = self._leader(trainer)._collected.predicted
-        self.chosen, self._chosen_at = {}, trainer.global_step
+    def _choose(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        predicted = collected(trainer)
+        self.chosen = {}
         if predicted is None or predicted.kind != "conditions" or predicted.by == "week":
             return
         with suppress(Exception):  # the next look says what is wrong; the run goes on
-            table = person_table(predicted.file, predicted.targets)
-            parts = {target: table.filter(pl.col("target") == target) for target in predicted.targets}
-            self.chosen = {target: choice(part, draws=self.draws) for target, part in parts.items()}
+            self.chosen = self._chosen_on(predicted)
+            self._chosen_with[_fingerprint(module)] = self.chosen
+
+    def _chosen_on(self, predicted: PredictedSplit) -> dict[str, Way]:
+        table = person_table(predicted.file, predicted.targets)
+        parts = {target: table.filter(pl.col("target") == target) for target in predicted.targets}
+        return {target: choice(part, draws=self.draws) for target, part in parts.items()}
+
+    def _choice_of(self, module: lightning.LightningModule, checkpoint: object) -> dict[str, Way]:
+        """Return what was chosen with the weights that a module has now; nothing if that is not known."""
+        known = self._chosen_with.get(_fingerprint(module))
+        if known is None and isinstance(checkpoint, str | Path):  # `trainer.test(ckpt_path=…)` of another training
+            with suppress(Exception):  # a file that is no checkpoint as ours are
+                known = chosen_ways(torch.load(checkpoint, map_location="cpu", weights_only=True))
+        return known or {}
+
+    def _before(self, predicted: PredictedSplit, target: str) -> Way | dict[str, Way | None] | None:
+        """Return what was chosen before a look at a split, of a cross-validation by fold; None on the validation."""
+        if predicted.split == "val":
+            return None
+        if not predicted.folds:
+            return self.chosen.get(target, Way())
+        own = {fold.name: [each for each in fold.callbacks if isinstance(each, People)] for fold in predicted.folds}
+        return {name: each[0].chosen.get(target) if each else None for name, each in own.items()}
 
     def _judge(
         self, trainer: lightning.Trainer, predicted: PredictedSplit, table: pl.DataFrame, target: str
@@ -130,17 +167,27 @@ class People(OnPredictions):
         user = weeks["user_id"].to_numpy()
         value, score = (weeks[name].to_numpy().astype(np.float64) for name in ("value", "score"))
         wear = weeks["wear_hours"].fill_null(float("nan")).to_numpy().astype(np.float64)
-        before = None if split == "val" else self.chosen.get(target, Way())
+        before = self._before(predicted, target)
         mine = table.filter(pl.col("target") == target)
         it = people_scores(target, mine, score, user, chosen=before, draws=self.draws)
         worn = wear_reliability(target, score, value, user, wear, draws=self.draws)
         log(trainer, {f"people/{split}/{name}/{target}": number for name, number in it.numbers().items()})
         if it.ways:
             about: dict[str, Any] = {"simulated": predicted.simulated, "step": step}
-            draw(trainer, f"people/{split}/{target}", people_figure(it, worn, split, **about))
+            draw(trainer, f"people/{split}/{target}", people_figure(it, worn, predicted.title, **about))
             _write(trainer, f"people/{split}/{target}/table", f"{people_markdown(it)}\n\n{wear_markdown(worn)}")
         found = people_finding(it, split, simulated=predicted.simulated, step=step)
         return [found, *filter(None, [wear_finding(worn, split, step=step)])]
+
+
+def _fingerprint(module: lightning.LightningModule) -> tuple[int, ...]:
+    """Return what weights are known by: sums of their bits, exact and the same on every device."""
+    found = []
+    for each in module.parameters():
+        real = torch.view_as_real(each.detach()) if each.is_complex() else each.detach()
+        bits = real.contiguous().view(_BITS[real.element_size()])
+        found.append(bits.sum(dtype=torch.int64))
+    return tuple(torch.stack([each.to(found[0].device) for each in found]).tolist()) if found else ()
 
 
 def _write(trainer: lightning.Trainer, tag: str, text: str) -> None:

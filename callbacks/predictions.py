@@ -15,7 +15,7 @@ from heartnet.findings import Finding
 from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, draw, log
 from heartnet.predictions import scored_weeks
 from heartnet.synthetic import TARGETS
-from heartnet.what_applies import more_people
+from heartnet.what_applies import more_people, settings_of
 
 
 class Predictions(OnPredictions):
@@ -30,8 +30,9 @@ class Predictions(OnPredictions):
     slope and offset, and histograms of the scores, all with intervals of 95 % from resampling people
     (`heartnet.diagnostics.score_quality`); for synthetic targets the share of variance explained and the error. The
     findings say what the scores tell (AUROC), and whether they are over- or underconfident, or that there are too few
-    people to tell. During training the validation is looked at after each `every_n_epochs`-th epoch and after the last.
-    The network, its training and the random streams are left as they are.
+    people to tell. In a cross-validation the tests of all folds are judged together, after the last, with the AUROC
+    within folds beside that of all weeks (`heartnet.pooled`). During training the validation is looked at after each
+    `every_n_epochs`-th epoch and after the last. The network, its training and the random streams are left as they are.
 
     Works with any LightningModule on heartnet's data module, if `validation_step` and `test_step` return scores
     (heartnet's own do); with other data, an adapter makes what is written:
@@ -45,6 +46,7 @@ class Predictions(OnPredictions):
     Logs, for each split, `val` or `test`, and condition:
         `predictions/{split}/auroc/{condition}`, `…/average_precision/{condition}`, `…/brier/{condition}`: the scores,
         and with `_low` and `_high` behind their name the interval.
+        `predictions/test/within_folds_auroc/{condition}`: likewise; of a cross-validation.
         `predictions/{split}/slope/{condition}` and `…/offset/{condition}`: likewise; of the calibration. A slope below
         1 is overconfident; the offset is the mean score less the share that has it.
         `predictions/{split}/calibration_error/{condition}`: likewise; root mean square over bins of equally many
@@ -95,28 +97,19 @@ class Predictions(OnPredictions):
         about: dict[str, Any] = {"simulated": predicted.simulated, "step": step}
         tag = f"predictions/{split}/{target}"
         if predicted.kind == "conditions":
-            it = quality(target, *arrays, by=predicted.by, draws=self.draws)
+            folds = weeks["fold"] if predicted.folds else None
+            it = quality(target, *arrays, folds=folds, by=predicted.by, draws=self.draws)
             self._log(trainer, split, it, target)
             if it.roc is not None:
-                draw(trainer, tag, quality_figure(it, split, **about))
+                draw(trainer, tag, quality_figure(it, predicted.title, **about))
             more = more_people(split, predicted.by, predicted.data)
-            return quality_findings(it, split, settings=_settings(trainer, module), more=more, **about)
+            return quality_findings(it, split, settings=settings_of(module, trainer), more=more, **about)
         other = agreement(target, *arrays, by=predicted.by, draws=self.draws)
         self._log(trainer, split, other, target)
         unit = TARGETS[target].unit if target in TARGETS else ""
         if not other.diverged:
-            draw(trainer, tag, agreement_figure(other, *arrays[:2], split, unit=unit, **about))
+            draw(trainer, tag, agreement_figure(other, *arrays[:2], predicted.title, unit=unit, **about))
         return [agreement_finding(other, split, unit=unit, **about)]
 
     def _log(self, trainer: lightning.Trainer, split: str, it: Quality | Agreement, target: str) -> None:
         log(trainer, {f"predictions/{split}/{name}/{target}": value for name, value in it.numbers().items()})
-
-
-def _settings(trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, object]:
-    """Return how a network of ours was made, by Hydra override; nothing of another one."""
-    arguments = getattr(getattr(module, "network", None), "arguments", None)
-    if not isinstance(arguments, Mapping):
-        return {}
-    settings: dict[str, object] = {f"model.{name}": value for name, value in arguments.items()}
-    settings["module.weight_decay"] = getattr(module, "weight_decay", None)
-    return settings | {"trainer.max_epochs": trainer.max_epochs}

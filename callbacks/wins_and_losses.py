@@ -20,6 +20,7 @@ from heartnet.errors import HeartnetError
 from heartnet.figure_week import week_figure
 from heartnet.findings import Finding, run_folder
 from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, draw
+from heartnet.predictions import FOLD
 from heartnet.week_trace import week_trace
 from heartnet.what_applies import only_conditions
 from heartnet.wins_and_losses_words import AGED, CHECK, finding_of, markdown_of, not_drawn, tag_of, words_of
@@ -41,6 +42,9 @@ class WinsAndLosses(OnPredictions):
     Works with any LightningModule of which `Predictions` can write predictions. A week of other data than heartnet's is
     drawn as the network sees it, if its loader gives the same batches again and the network can be called on them; if
     not, the table is all there is, and a finding says why. `probe=` says how to call it, as for `Amnesia`.
+
+    In a cross-validation the weeks are chosen from the tests of all folds, after the last (`heartnet.pooled`), and each
+    is drawn with the network of its fold, which scored it.
 
     Logs, for each split, `val` or `test`, and condition:
         `wins_and_losses/{split}/{condition}/{kind}/{rank}`: the picture of a week; `kind` is `false_positive`,
@@ -110,17 +114,18 @@ class WinsAndLosses(OnPredictions):
         trained_on = trainer.global_step != step
         problems = [AGED] if trained_on else []
         try:
-            for week, batch, row in _batches(trainer, predicted, chosen):
-                trace = None if data is None else week_trace(data.weeks, week)
-                probe = None if trained_on else self._probe(module, predicted, batch, problems)
-                for it, one in _of(chosen, week):
-                    found = None if probe is None else _attribution(probe, row, predicted, one, problems)
-                    if trace is None and found is None:
-                        continue
-                    words = words_of(one, it, predicted.split, simulated=predicted.simulated, step=step)
-                    hourly = data is not None and data.view == "hourly"
-                    figure = week_figure(trace, found, words, threshold=_logit(it.threshold), hourly=hourly)
-                    draw(trainer, tag_of(predicted.split, it.target, one["kind"], one["rank"]), figure)
+            for network, part, fold in predicted.networks(module):
+                for week, batch, row in _batches(trainer, part, chosen, fold):
+                    trace = None if data is None else week_trace(data.weeks, week)
+                    probe = None if trained_on else self._probe(network, part, batch, problems)
+                    for it, one in _of(chosen, week):
+                        found = None if probe is None else _attribution(probe, row, part, one, problems)
+                        if trace is None and found is None:
+                            continue
+                        words = words_of(one, it, part.split, simulated=part.simulated, step=step)
+                        hourly = data is not None and data.view == "hourly"
+                        figure = week_figure(trace, found, words, threshold=_logit(it.threshold), hourly=hourly)
+                        draw(trainer, tag_of(part.split, it.target, one["kind"], one["rank"]), figure)
         except Exception as error:  # a loader from elsewhere
             problems.append(_said(error))
         return problems[0] if problems else ""
@@ -140,10 +145,11 @@ class WinsAndLosses(OnPredictions):
 
 
 def _batches(
-    trainer: lightning.Trainer, predicted: PredictedSplit, chosen: Sequence[ChosenWeeks]
+    trainer: lightning.Trainer, predicted: PredictedSplit, chosen: Sequence[ChosenWeeks], fold: str
 ) -> Iterator[tuple[int, Any, int]]:
-    """Yield each chosen week once, a batch that holds it, and its row in it."""
-    weeks = pl.concat([it.table for it in chosen])["week"].unique().sort().to_list()
+    """Yield each chosen week once, of a fold if it has a name, a batch that holds it, and its row in it."""
+    table = pl.concat([it.table for it in chosen])
+    weeks = (table.filter(pl.col(FOLD) == fold) if fold else table)["week"].unique().sort().to_list()
     if predicted.data is not None:
         yield from ((week, predicted.data.batch(np.array([week])), 0) for week in weeks)
     else:

@@ -55,9 +55,9 @@ def ablations(
     """
     columns = pl.scan_parquet(predicted.file, glob=False).filter(pl.col("model") == NETWORK)
     frame = columns.select("week", "user_id", "target", "value", "score").collect()
-    probe = probe or _probe_of
+    probe = probe or probe_of
     if predicted.data is not None:
-        rows, batches = _of_data(module, predicted.data, some_weeks(frame, weeks))
+        rows, batches = batches_of(module, predicted.data, some_weeks(frame, weeks))
     else:
         rows, batches = _of_loader(module, first_loader(loaders), weeks)
     probes = [probe(module, batch) for batch in batches]
@@ -70,7 +70,7 @@ def ablations(
     users = asked.join(frame.unique("week"), on="week", how="left", maintain_order="left")["user_id"]
     if users.null_count():
         raise HeartnetError("the loader gives other weeks than those that were predicted")
-    place = _metadata_place(probes[0], batches[0])
+    place = metadata_place(probes[0], batches[0])
     fields = METADATA if predicted.data is not None and place is not None else ()
     before, after = ablated_scores(
         probes, users.to_numpy().astype(str), metadata=place, fields=fields, permutations=permutations
@@ -80,7 +80,7 @@ def ablations(
         part = frame.filter(pl.col("target") == target)
         said = asked.join(part, on="week", how="left", maintain_order="left")
         value, score = (said[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in ("value", "score"))
-        _check_same(before[:, i], score)
+        check_same(before[:, i], score)
         slope, start = 1.0, 0.0
         if predicted.kind == "synthetic" and np.isfinite(before[:, i]).all():  # from scores to the target's unit
             alike = np.ptp(before[:, i]) == 0
@@ -112,9 +112,10 @@ def some_weeks(frame: pl.DataFrame, weeks: int) -> npt.NDArray[np.int64]:
     return found
 
 
-def _of_data(
+def batches_of(
     module: lightning.LightningModule, data: WeeksDataModule, rows: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], list[Any]]:
+    """Return weeks in the order in which they are asked about, and their batches, where the network is."""
     rows = rows[np.argsort(-np.diff(data.weeks.offsets)[rows], kind="stable")]  # little padding
     parts = [rows[first : first + data.batch_size] for first in range(0, len(rows), data.batch_size)]
     return rows, [_moved(module, data.batch(part)) for part in parts]
@@ -130,7 +131,8 @@ def _of_loader(module: lightning.LightningModule, loader: Any, weeks: int) -> tu
     return rows, [_moved(module, batch) for _, batch in read]
 
 
-def _probe_of(module: lightning.LightningModule, batch: Any) -> Probe:
+def probe_of(module: lightning.LightningModule, batch: Any) -> Probe:
+    """Return a module's own probe of a batch, or one that is guessed."""
     own = own_probe(module)
     with rng_untouched():
         return guess_probe(module, batch) if own is None else own(batch)
@@ -140,12 +142,13 @@ def _moved(module: lightning.LightningModule, batch: Any) -> Any:
     return module.transfer_batch_to_device(batch, module.device, 0)
 
 
-def _metadata_place(probe: Probe, batch: Any) -> int | None:
+def metadata_place(probe: Probe, batch: Any) -> int | None:
+    """Return which of `Probe.rest` holds the metadata; None if none does."""
     metadata = batch.get("metadata") if isinstance(batch, Mapping) else None
     return next((place for place, each in enumerate(probe.rest) if each is metadata), None)
 
 
-def _check_same(before: npt.NDArray[np.float64], score: npt.NDArray[np.float64]) -> None:
+def check_same(before: npt.NDArray[np.float64], score: npt.NDArray[np.float64]) -> None:
     """Refuse weeks of which the network now says something else, because they are others or it is another."""
     if not (np.isfinite(before).all() and np.isfinite(score).all()) or min(np.ptp(before), np.ptp(score)) < 1e-4:
         return

@@ -16,7 +16,7 @@ from heartnet.diagnostics.people_verdicts import people_finding, people_markdown
 from heartnet.diagnostics.score_quality import agreement, quality
 from heartnet.diagnostics.wear_reliability import wear_reliability
 from heartnet.people import Way, person_table
-from heartnet.predictions import COLUMNS, NETWORK, score_table
+from heartnet.predictions import COLUMNS, NETWORK, prediction_files, score_table
 from heartnet.resampling import Interval
 from heartnet.synthetic import TARGETS
 
@@ -29,7 +29,7 @@ def read_test(folder: Path) -> pl.DataFrame:
     What a file lacks is null; a file that cannot be read is left out (`heartnet.report.folder.read_run` notes it).
     """
     frames = [pl.DataFrame(schema=COLUMNS)]
-    for file in sorted(folder.rglob("predictions*.parquet")):
+    for file in prediction_files(folder):
         try:
             found = pl.read_parquet(file, glob=False)
             frames.append(

@@ -35,10 +35,10 @@ def people_figure(
     axes = figure.subplots(2, 2).ravel()
     figure.subplots_adjust(left=0.12, right=0.98, bottom=0.075, top=0.885, hspace=0.36, wspace=0.3)
     names = list(it.ways)
-    colours = [_CHOSEN if name == it.chosen.kind else _COLOUR for name in names]
+    colours = [_CHOSEN if name == it.taken else _COLOUR for name in names]
     ranks = [it.week, *(it.ways[name].auroc for name in names)]
     _rows(axes[0], ["single weeks", *names], ranks, [_GREY, *colours])
-    name_axes(axes[0], f"one score a person (chosen: {it.chosen.kind})", "AUROC", "")
+    name_axes(axes[0], f"one score a person (taken: {it.taken})", "AUROC", "")
     _rows(axes[1], names, [it.ways[name].brier for name in names], colours)
     name_axes(axes[1], "the same: Brier score, lower is better", "Brier score", "")
     bands = [f"{band.low:.0f} to {band.high:.0f}" for band in wear.bands]

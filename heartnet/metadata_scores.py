@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 
 from heartnet.baselines import baseline_scores, simple_model
 from heartnet.datamodule import WeeksDataModule
-from heartnet.predictions import NETWORK
+from heartnet.predictions import FOLD, NETWORK
 from heartnet.scaling import METADATA, metadata_values
 from heartnet.tasks import Kind
 
@@ -20,7 +20,7 @@ _FOLDS = 10
 
 def known_weeks(file: Path, target: str) -> pl.DataFrame:
     """Return `user_id`, `week`, `value`, `score`, `wear_hours`, age, sex and BMI of the network's weeks with a known
-    target, in the order of the file.
+    target, in the order of the file; of a cross-validation with the column `heartnet.predictions.FOLD`.
 
     Args:
         file: with the columns `heartnet.predictions.COLUMNS`.
@@ -29,7 +29,8 @@ def known_weeks(file: Path, target: str) -> pl.DataFrame:
     rows = pl.scan_parquet(file, glob=False).filter(
         pl.col("model") == NETWORK, pl.col("target") == target, pl.col("value").is_not_null()
     )
-    return rows.select("user_id", "week", "value", "score", "wear_hours", *METADATA).collect()
+    fold = [FOLD] if FOLD in rows.collect_schema() else []
+    return rows.select("user_id", "week", "value", "score", "wear_hours", *METADATA, *fold).collect()
 
 
 def metadata_score(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -43,6 +43,8 @@ class PredictedSplit:
         simulated: whether the weeks are.
         by: what was split, and is to be resampled.
         step: optimiser steps taken when it was predicted; a training may have gone on since.
+        folds: of the tests of a whole cross-validation, what each network predicted of the people whom it had not seen,
+            in the order of the file, whose column `fold` names them; of one network's split there are none.
     """
 
     file: Path
@@ -54,6 +56,38 @@ class PredictedSplit:
     simulated: bool
     by: Literal["user", "week"]
     step: int
+    folds: tuple[Fold, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What stands in a picture, before the word "split"."""
+        return f"{len(self.folds)}-fold {self.split}" if self.folds else self.split
+
+    def networks(
+        self, module: lightning.LightningModule
+    ) -> Iterator[tuple[lightning.LightningModule, PredictedSplit, str]]:
+        """Yield each network, what it predicted, and the name of its fold; without folds `module`, this, and none."""
+        if not self.folds:
+            yield module, self, ""
+        for fold in self.folds:
+            yield fold.module, fold.predicted, fold.name
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One network of a cross-validation.
+
+    Attributes:
+        name: of its folder, such as `fold-0`.
+        module: with the weights that were tested.
+        predicted: its test.
+        callbacks: that looked at its training.
+    """
+
+    name: str
+    module: lightning.LightningModule
+    predicted: PredictedSplit
+    callbacks: tuple[OnPredictions, ...]
 
 
 class OnPredictions(lightning.Callback):
@@ -63,6 +97,9 @@ class OnPredictions(lightning.Callback):
     file: the first of them collects, with the first `read` that any of them has. Rows go to disk as batches come, and
     the file is in its place once it is whole: `heartnet.predictions.FILES` in the run's folder. The network, its
     training and the random streams are left as they are, and no error here ends a run.
+
+    In a cross-validation the tests of all folds are looked at together, after the last (`heartnet.pooled`): then
+    `awaits_folds` is set, the test of a fold is only written, and `look_at` is called once, of all.
 
     Args:
         every_n_epochs: look at the validation after each n-th epoch and after the last; it is written after each.
@@ -82,6 +119,7 @@ class OnPredictions(lightning.Callback):
         if read is not None and not callable(read):
             raise HeartnetError(f"callbacks.{self.check}.read={read}: must be a function of a module and a batch")
         self.every_n_epochs, self.read = every_n_epochs, read
+        self.awaits_folds = False
         self._collected = _Collected()
         self._waiting = False
 
@@ -90,6 +128,12 @@ class OnPredictions(lightning.Callback):
     ) -> list[Finding]:
         """Measure, log and draw; return the findings, which are then published. Gradients can be had in here."""
         raise NotImplementedError
+
+    def look_at(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, predicted: PredictedSplit
+    ) -> None:
+        """Look at predictions that another has collected, and publish what is found."""
+        publish(self._looked(trainer, pl_module, predicted), trainer)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
         self._begin(trainer, "val")
@@ -135,11 +179,11 @@ class OnPredictions(lightning.Callback):
 
     def _leader(self, trainer: lightning.Trainer) -> OnPredictions:
         """Return which of the trainer's callbacks collects for all of them."""
-        return next(iter(_all_of(trainer)), self)
+        return next(iter(those_on_predictions(trainer)), self)
 
     def _begin(self, trainer: lightning.Trainer, split: str) -> None:
         if self._leader(trainer) is self:
-            read = next((each.read for each in _all_of(trainer) if each.read is not None), None)
+            read = next((each.read for each in those_on_predictions(trainer) if each.read is not None), None)
             self._collected.begin(trainer, split, read)
 
     def _finish(self, trainer: lightning.Trainer) -> None:
@@ -155,6 +199,8 @@ class OnPredictions(lightning.Callback):
             message = f"Predictions are not written: {failed}. They need scores: {_HOW}."
             split = leader._collected.split
             found = [Finding(self.check, "warn", split, None, None, "", message, (), trainer.global_step)]
+        elif self.awaits_folds and predicted is not None and predicted.split == "test":
+            pass
         elif not failed and predicted is not None and trainer.is_global_zero:
             found = self._looked(trainer, module, predicted)
         publish(found, trainer)
@@ -248,6 +294,17 @@ def data_of(trainer: lightning.Trainer) -> WeeksDataModule | None:
     return data if isinstance(data, WeeksDataModule) else None
 
 
+def those_on_predictions(trainer: lightning.Trainer) -> list[OnPredictions]:
+    """Return the trainer's callbacks that look at predictions, in their order."""
+    return [each for each in getattr(trainer, "callbacks", ()) if isinstance(each, OnPredictions)]
+
+
+def collected(trainer: lightning.Trainer) -> PredictedSplit | None:
+    """Return what was predicted in the newest pass; None if nobody collected it, or it could not be written."""
+    first = next(iter(those_on_predictions(trainer)), None)
+    return None if first is None or first._collected.failed else first._collected.predicted
+
+
 def draw(trainer: lightning.Trainer, tag: str, figure: Any) -> None:
     """Give a figure to each logger that takes one."""
     for logger in trainer.loggers:
@@ -261,10 +318,6 @@ def log(trainer: lightning.Trainer, numbers: dict[str, float]) -> None:
     known = {tag: value for tag, value in numbers.items() if value == value}
     for logger in trainer.loggers if known else ():
         logger.log_metrics(known, step=trainer.global_step)
-
-
-def _all_of(trainer: lightning.Trainer) -> list[OnPredictions]:
-    return [each for each in getattr(trainer, "callbacks", ()) if isinstance(each, OnPredictions)]
 
 
 def _words(error: Exception) -> str:

@@ -66,6 +66,10 @@ COLUMNS: dict[str, Any] = PREDICTED | KNOWN
 """The columns there always are, in their order, with their types, as `heartnet.prediction_file.PredictionFile` writes
 them. After them come those that an adapter knows besides (`heartnet.predicted.Predicted.known`): Float64, or String."""
 
+FOLD = "fold"
+"""The column, a String, that the predictions of a whole cross-validation have besides: the fold whose network it was,
+as its folder is called."""
+
 _TAKEN = frozenset({"place", "row"})
 
 FILES = {"val": "val_predictions.parquet", "test": "predictions.parquet"}
@@ -173,15 +177,23 @@ def ceiling_predictions(data: WeeksDataModule, rows: npt.NDArray[np.int64]) -> p
     return predictions_frame(data, rows, ceiling(data.weeks, rows, data.targets).astype(np.float32), CEILING)
 
 
+def prediction_files(folder: Path) -> list[Path]:
+    """Return the files of a run's test predictions, the network's first: its own, and those of its folds that it has
+    not put together."""
+    files = sorted(folder.rglob("predictions*.parquet"), key=lambda file: (file.name, len(file.parts), file))
+    own = {file.name for file in files if file.parent == folder}
+    return [file for file in files if file.parent == folder or file.name not in own]
+
+
 def read_predictions(folder: Path) -> pl.DataFrame:
-    """Return the columns `PREDICTED` of all test predictions in a run's folder and its folds, the network's first."""
-    files = sorted(folder.rglob("predictions*.parquet"))
-    frames = [pl.read_parquet(file, glob=False) for file in files]
+    """Return the columns `PREDICTED` of all test predictions of a run, the network's first."""
+    frames = [pl.read_parquet(file, glob=False) for file in prediction_files(folder)]
     return pl.concat([frame.select(name for name in PREDICTED if name in frame.columns) for frame in frames])
 
 
 def scored_weeks(file: Path, target: str, without: Sequence[str] = ()) -> dict[str, npt.NDArray[Any]]:
-    """Return `user` (a number each), `value` and `score`, `[week]` each, of the network's weeks with a known target.
+    """Return `user` and `fold` (a number each), `value` and `score`, `[week]` each, of the network's weeks with a known
+    target; of a run without folds all are of one.
 
     Read a target at a time, of a file of whatever size, and only these columns.
 
@@ -196,9 +208,13 @@ def scored_weeks(file: Path, target: str, without: Sequence[str] = ()) -> dict[s
         pl.col("value").is_not_null(),
         pl.col("split").is_in(without).fill_null(False).not_(),
     )
-    found = rows.select(pl.col("user_id").rank("dense").alias("user"), "value", "score").collect()
+    fold = pl.col(FOLD).rank("dense").fill_null(0) if FOLD in rows.collect_schema() else pl.lit(1)
+    found = rows.select(
+        pl.col("user_id").rank("dense").alias("user"), fold.alias("fold"), "value", "score"
+    ).collect()  # fmt: skip
     return {
         "user": found["user"].to_numpy().astype(np.int64),
+        "fold": found["fold"].to_numpy().astype(np.int64),
         "value": found["value"].to_numpy().astype(np.float64),
         "score": found["score"].fill_null(float("nan")).to_numpy().astype(np.float64),
     }

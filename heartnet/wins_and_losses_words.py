@@ -11,6 +11,7 @@ import polars as pl
 from heartnet.diagnostics.wins_and_losses import FILES, KINDS, LOSSES, ChosenWeeks
 from heartnet.figure_week import Words
 from heartnet.findings import Finding
+from heartnet.predictions import FOLD
 
 CHECK = "wins_and_losses"
 
@@ -42,7 +43,7 @@ def words_of(row: Mapping[str, Any], it: ChosenWeeks, split: str, *, simulated: 
     person = [row["sex"], _number(row["age"], "{:.0f} years"), _number(row["bmi"], "BMI {:.1f}"), row["device"]]
     about += [str(each) for each in person if each]
     about += [each for each in (_worn(row["wear_hours"]), _number(row["readings"], "{:,} readings")) if each]
-    about += [f"{split} split", f"step {step:,}"]
+    about += [f"{split} split", *([row[FOLD]] if row.get(FOLD) else []), f"step {step:,}"]
     return Words(
         f"{it.target.replace('_', ' ').capitalize()}, {which}: scored {row['score']:.3g}, {label}",
         "  ·  ".join(about),

@@ -30,6 +30,7 @@ from heartnet.diagnostics.wear_reliability import WearReliability, wear_reliabil
 from heartnet.errors import HeartnetError
 from heartnet.figure_people import people_figure
 from heartnet.findings import FILE, Finding, latest, read_jsonl
+from heartnet.on_predictions import PredictedSplit
 from heartnet.people import FALLBACK, KEY, LEARNED, Way, person_table, sigmoid
 from heartnet.predict_people import PEOPLE_COLUMNS
 from heartnet.predicted import Predicted
@@ -145,8 +146,8 @@ def test_a_learned_way_is_kept_and_used(tmp_path: Path) -> None:
     way = Way(LEARNED, (0.3, 1.5, -0.2, 0.1, 0.4))
 
     class Chooses(People):
-        def _choose(self, trainer: lightning.Trainer) -> None:
-            self.chosen, self._chosen_at = dict.fromkeys(data.targets, way), trainer.global_step
+        def _chosen_on(self, predicted: PredictedSplit) -> dict[str, Way]:
+            return dict.fromkeys(predicted.targets, way)
 
     trainer = trainer_of(
         tmp_path, Chooses(draws=DRAWS), *checkpoints(tmp_path), max_epochs=1, enable_checkpointing=True

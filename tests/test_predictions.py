@@ -135,7 +135,7 @@ def test_one_row_a_week_target_and_model(make_weeks: MakeWeeks, tmp_path: Path) 
         other.write_parquet(tmp_path / folder / "predictions_baseline.parquet")
         frame.write_parquet(tmp_path / folder / "predictions.parquet")
     everything = read_predictions(tmp_path)
-    assert everything["model"].to_list() == ([NETWORK] * 6 + ["metadata"] * 6) * 2
+    assert everything["model"].to_list() == [NETWORK] * 12 + ["metadata"] * 12
 
 
 def test_rows_hold_what_is_known_of_each_week(make_weeks: MakeWeeks) -> None:

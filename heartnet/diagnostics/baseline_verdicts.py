@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from heartnet.diagnostics.comparison import FEWEST, LINEAR, Comparison
+from heartnet.diagnostics.reliance_verdicts import FOLLOWS
 from heartnet.findings import Finding, Status
 from heartnet.resampling import Interval
 
@@ -188,11 +189,14 @@ def _remarks(it: Comparison, about: About, relations: Mapping[str, str]) -> list
     """Return sentences on what the network may be doing."""
     found = []
     if about.sees_metadata is not False and relations.get("metadata", "better") != "better":
-        rank = f", rank correlation {it.rank['metadata']:.2f}" if "metadata" in it.rank else ""
-        gap = it.differences["metadata"]
+        gap, follows = it.differences["metadata"], it.follows
+        rank = "" if follows is None else f", rank correlation {follows}"
+        leans = follows is not None and follows.low > FOLLOWS  # as the callback metadata_reliance has it
+        words = (
+            "it may be leaning on them" if leans else "not shown to be better, though it ranks otherwise than they do"
+        )
         found.append(
-            f"Against age, sex and BMI alone it is {gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}{rank}): it may "
-            "be leaning on them."
+            f"Against age, sex and BMI alone it is {gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}{rank}): {words}."
         )
     readings = [name for name in it.baselines if name in _READINGS]
     if readings and all(_at_chance(it.baselines[name]) and relations[name] != "better" for name in readings):

@@ -43,6 +43,8 @@ class Comparison:
         spread: of a condition, how far the network's scores of weeks lie apart (5th to 95th percentile of the logits),
             as a share of the same of the best linear baseline; None without one.
         rank: of a condition, by linear baseline, the rank correlation of its scores with the network's.
+        follows: that with the baseline `metadata`, with an interval, as `heartnet.diagnostics.reliance` has it; None
+            without that baseline.
         errors: of a synthetic target, by model, the mean absolute error and the root mean square error, in its unit.
     """
 
@@ -59,6 +61,7 @@ class Comparison:
     ceiling: float | None = None
     spread: float | None = None
     rank: Mapping[str, float] = field(default_factory=dict)
+    follows: Interval | None = None
     errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
@@ -132,6 +135,7 @@ def _compare(target: object, part: pl.DataFrame, kind: str, by: Unit, options: d
         rank={
             name: _rank_correlation(scores[NETWORK], scores[name]) for name in names if name in LINEAR and conditions
         },
+        follows=_follows(scores, value, users, options) if conditions and "metadata" in names else None,
         errors={} if conditions else {name: _errors(scores[name], value) for name in (NETWORK, *names)},
     )
 
@@ -171,6 +175,15 @@ def _rank_correlation(one: Floats, other: Floats) -> float:
     a, b = (rankdata(each) - (len(each) + 1) / 2 for each in (one, other))
     size = math.sqrt((a @ a) * (b @ b))
     return float(a @ b) / size if size > 0 else 0.0
+
+
+def _follows(
+    scores: Mapping[str, Floats], value: Floats, users: npt.NDArray[np.str_], options: dict[str, float]
+) -> Interval:
+    from heartnet.diagnostics.reliance import relations  # which reads this file
+
+    statistic = relations(scores[NETWORK], scores["metadata"], value)
+    return intervals(statistic, users, by_label(users, value), **options)[0]  # type: ignore[arg-type]
 
 
 def _errors(score: Floats, value: Floats) -> tuple[float, float]:

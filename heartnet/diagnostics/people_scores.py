@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from heartnet.diagnostics.calibration import offset, slope
 from heartnet.diagnostics.comparison import FEWEST
 from heartnet.people import FALLBACK, LEARNED, WAYS, Way, features, sigmoid
+from heartnet.predictions import FOLD
 from heartnet.resampling import Interval, Statistic, auroc, intervals, mean
 
 Floats = npt.NDArray[np.float64]
@@ -23,6 +24,9 @@ FOLDS = 5
 
 STRICT = 0.99
 """Level of the interval of a difference that a choice rests on: several ways are compared with one."""
+
+OWN = "own"
+"""The name of what folds chose each for itself, where that is not one way without coefficients."""
 
 _MOST_CELLS = 200_000_000  # people times draws
 _FEWEST_DRAWS = 200
@@ -65,6 +69,8 @@ class PeopleScores:
         ways: by name; `LEARNED` is cross-fitted where its coefficients were not given. Empty with one class only.
         gain: AUROC of people, by the chosen way, less that of single weeks, on the same people.
         chosen: the way.
+        taken: the name in `ways` of what was taken: the kind of `chosen`, or `OWN` where folds chose differently.
+        validated: whether it was chosen on a validation.
     """
 
     target: str
@@ -79,6 +85,8 @@ class PeopleScores:
     ways: Mapping[str, WayScore] = field(default_factory=dict)
     gain: Interval = _NONE
     chosen: Way = field(default_factory=Way)
+    taken: str = FALLBACK
+    validated: bool = True
 
     @property
     def few(self) -> bool:
@@ -102,18 +110,22 @@ def people_scores(
     score: Float[np.ndarray, " week"],
     user: npt.NDArray[np.str_],
     *,
-    chosen: Way | None = None,
+    chosen: Way | Mapping[str, Way | None] | None = None,
     draws: int = 1000,
     seed: int = 0,
 ) -> PeopleScores:
     """Return how good the scores of people are, by each way, and the way that is chosen on them, or was before.
+
+    Of a cross-validation nothing is chosen here: each person's score is made in the way that their fold chose on its
+    validation, or by the fallback where it has none. `LEARNED` stands beside it, cross-fitted over people of all folds.
 
     Args:
         target: the condition.
         table: of `heartnet.people.person_table`, its rows of this target.
         score: of single weeks.
         user: whose each of these weeks is, as the table's `user_id`; weeks of others are left out.
-        chosen: the way chosen before; None chooses here, with `LEARNED` cross-fitted.
+        chosen: the way chosen before; None chooses here, with `LEARNED` cross-fitted. Of a cross-validation, by fold
+            what it chose, None if nothing; the table then has the column `heartnet.predictions.FOLD`.
         draws: resamples.
         seed: of folds and draws.
     """
@@ -122,20 +134,29 @@ def people_scores(
     having = int((value == 1).sum())
     bare = PeopleScores(
         target, len(known), int(table["changes"].sum()), having, len(known) - having,
-        several=int((known["weeks"] > 1).sum()), weeks=int(known["weeks"].sum()), chosen=chosen or Way(),
+        several=int((known["weeks"] > 1).sum()), weeks=int(known["weeks"].sum()),
+        chosen=chosen if isinstance(chosen, Way) else Way(),
         diverged=int((~np.isfinite(known["mean"].to_numpy())).sum()),
     )  # fmt: skip
     if bare.diverged or 0 in (bare.having, bare.without):
         return bare
     scores = _scores(known, value, seed) if chosen is None else {name: Way(name).scores(known) for name in WAYS}
-    if chosen is not None and chosen.kind == LEARNED:
-        scores[LEARNED] = chosen.scores(known)
     draws = min(draws, max(_MOST_CELLS // len(value), _FEWEST_DRAWS))
+    validated = True
+    if isinstance(chosen, Mapping):
+        scores = _scores(known, value, seed)
+        own, validated = {fold: way or Way() for fold, way in chosen.items()}, any(chosen.values())
+        taken, scores[taken] = _of_folds(known, own, scores)
+        chosen = Way(taken) if taken in WAYS else Way()
+    else:
+        if chosen is None:
+            chosen = choice(table, draws=draws, seed=seed)
+        elif chosen.kind == LEARNED:
+            scores[LEARNED] = chosen.scores(known)
+        taken = chosen.kind
     ways = {name: _scored(each, scores[FALLBACK], value, draws, seed) for name, each in scores.items()}
-    if chosen is None:
-        chosen = choice(table, draws=draws, seed=seed)
-    week, gain = _gain(scores[chosen.kind], value, known["user_id"].to_numpy(), score, user, draws, seed)
-    return PeopleScores(**(vars(bare) | {"ways": ways, "chosen": chosen, "week": week, "gain": gain}))
+    week, gain = _gain(scores[taken], value, known["user_id"].to_numpy(), score, user, draws, seed)
+    return replace(bare, ways=ways, chosen=chosen, taken=taken, validated=validated, week=week, gain=gain)
 
 
 def choice(table: pl.DataFrame, *, draws: int = 1000, seed: int = 0) -> Way:
@@ -230,6 +251,17 @@ def _gain(
 
     week, gain = intervals(both, np.arange(len(names)), value, draws=draws, seed=seed)
     return week, gain
+
+
+def _of_folds(known: pl.DataFrame, own: Mapping[str, Way], scores: Mapping[str, Floats]) -> tuple[str, Floats]:
+    """Return the score of each person in the way of their fold, and its name."""
+    kinds = {way.kind for way in own.values()}
+    if len(kinds) == 1 and kinds <= set(WAYS):
+        return min(kinds), scores[min(kinds)]
+    found, fold = np.empty(len(known)), known[FOLD].to_numpy()
+    for name, way in own.items():
+        found[fold == name] = way.scores(known.filter(pl.col(FOLD) == name))
+    return OWN, found
 
 
 def _row(statistic: Statistic) -> Statistic:

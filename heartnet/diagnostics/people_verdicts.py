@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 
 from heartnet.diagnostics.comparison import FEWEST
-from heartnet.diagnostics.people_scores import PeopleScores
+from heartnet.diagnostics.people_scores import OWN, PeopleScores
 from heartnet.diagnostics.wear_reliability import WearBand, WearReliability
 from heartnet.findings import Finding, Status
-from heartnet.people import FALLBACK, WAYS
+from heartnet.people import FALLBACK, LEARNED, WAYS
 from heartnet.resampling import Interval
 
 CHECK = "people"
+
+_OTHERS = {
+    LEARNED: "a regression on mean, spread, maximum and number of weeks",
+    OWN: "for each person what their fold chose on its validation",
+}
 
 
 def people_finding(it: PeopleScores, split: str, *, simulated: bool = False, step: int = 0) -> Finding:
@@ -42,13 +47,13 @@ def people_finding(it: PeopleScores, split: str, *, simulated: bool = False, ste
             f"{WAYS[FALLBACK]} is taken."
         )
         return finding("warn", message)
-    chosen = it.ways[it.chosen.kind]
+    chosen = it.ways[it.taken]
     if not it.several:
         message = f"One week a person, so there is nothing to combine: AUROC {chosen.auroc} of {it.people:,} {kind}."
         return finding("pass", message, chosen.auroc.value)
     numbers = (
-        f"For {it.target} {it.chosen.kind} was chosen, AUROC {chosen.auroc} of {it.people:,} {kind}, {it.week} of "
-        f"single weeks ({it.weeks / it.people:.1f} a person): {_signed(it.gain)}. Brier score {chosen.brier}, "
+        f"For {it.target} {_taken(it)}, AUROC {chosen.auroc} of {it.people:,} {kind}, {it.week} of single "
+        f"weeks ({it.weeks / it.people:.1f} a person): {_signed(it.gain)}. Brier score {chosen.brier}, "
         f"calibration slope {chosen.slope}."
     )
     if chosen.worse.low > 0:
@@ -115,10 +120,16 @@ def people_markdown(it: PeopleScores) -> str:
         f"| single weeks, each by itself | {_shown(it.week)} | | |",
     ]
     for name, way in it.ways.items():
-        words = WAYS.get(name, "a regression on mean, spread, maximum and number of weeks")
-        mark = ", **taken**" if name == it.chosen.kind else ""
+        words = WAYS.get(name, _OTHERS.get(name, ""))
+        mark = ", **taken**" if name == it.taken else ""
         lines.append(f"| {name}: {words}{mark} | {_shown(way.auroc)} | {_shown(way.brier)} | {_shown(way.slope)} |")
     return "\n".join(lines)
+
+
+def _taken(it: PeopleScores) -> str:
+    if not it.validated:
+        return f"{it.taken} is taken, for without a validation none could be chosen"
+    return "each fold chose for itself" if it.taken == OWN else f"{it.taken} was chosen"
 
 
 def _why(band: WearBand) -> str:

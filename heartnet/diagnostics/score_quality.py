@@ -22,6 +22,7 @@ from heartnet.diagnostics.calibration import (
     slope,
 )
 from heartnet.diagnostics.score_curves import average_precision, histogram, precision_recall_curve, roc_curve
+from heartnet.diagnostics.within_folds import auroc_within
 from heartnet.resampling import Interval, Statistic, auroc, by_label, explained, intervals, mean
 
 Floats = npt.NDArray[np.float64]
@@ -87,6 +88,9 @@ class Quality:
         having, without: how many of them have it in some week, and have it not in some week.
         positive: weeks with it.
         auroc, average_precision: with intervals.
+        folds: networks that scored a part of the weeks each; 1 is no cross-validation.
+        within: the AUROC within folds (`heartnet.diagnostics.within_folds`); with one network there is none.
+        above: how much higher that is than the AUROC of all weeks.
         roc: hits over false alarms.
         precision_recall: precision over recall.
         edges: of the histograms' bins.
@@ -104,6 +108,9 @@ class Quality:
     positive: int = 0
     auroc: Interval = _NONE
     average_precision: Interval = _NONE
+    folds: int = 1
+    within: Interval = _NONE
+    above: Interval = _NONE
     roc: Band | None = None
     precision_recall: Band | None = None
     edges: Floats = field(default_factory=lambda: np.zeros(0))
@@ -123,6 +130,8 @@ class Quality:
     def numbers(self) -> dict[str, float]:
         """Return the numbers by name, those of intervals with `_low` and `_high`; NaN where there is none."""
         found = _with_limits(auroc=self.auroc, average_precision=self.average_precision)
+        if self.folds > 1:
+            found |= _with_limits(within_folds_auroc=self.within)
         if (it := self.calibration) is not None:
             found |= _with_limits(brier=it.brier, slope=it.slope, offset=it.offset, calibration_error=it.error)
             found["expected_calibration_error"] = it.parts.ece
@@ -162,6 +171,7 @@ def quality(
     value: Float[np.ndarray, " week"],
     users: Shaped[np.ndarray, " week"],
     *,
+    folds: Shaped[np.ndarray, " week"] | None = None,
     by: Unit = "user",
     draws: int = 1000,
     seed: int = 0,
@@ -176,6 +186,7 @@ def quality(
         score: probabilities.
         value: 1 or 0.
         users: whose week each is.
+        folds: which network scored the week, of a cross-validation.
         by: what is resampled: users; or weeks, of data of one person.
         draws: resamples; fewer of very many weeks.
         seed: of the draws.
@@ -193,6 +204,7 @@ def quality(
         having=len(np.unique(users[positive])),
         without=len(np.unique(users[~positive])),
         positive=int(positive.sum()),
+        folds=1 if folds is None else len(np.unique(folds)),
     )
     if diverged or bare.positive in (0, len(score)):
         return bare
@@ -203,6 +215,7 @@ def quality(
     ranking = _found(
         {
             "auroc": auroc(score, value),
+            **({} if folds is None else _within(score, value, folds)),
             "average_precision": average_precision(score, value),
             "roc": roc_curve(score, value, alarms),
             "precision_recall": precision_recall_curve(score, value, recalls),
@@ -216,6 +229,8 @@ def quality(
         bare,
         auroc=ranking["auroc"][0],
         average_precision=ranking["average_precision"][0],
+        within=ranking["within"][0] if "within" in ranking else _NONE,
+        above=ranking["above"][0] if "above" in ranking else _NONE,
         roc=_band(alarms, ranking["roc"]),
         precision_recall=_band(recalls, ranking["precision_recall"]),
         edges=edges,
@@ -248,6 +263,11 @@ def agreement(
         lambda each: intervals(each, users, draws=draws, seed=seed),
     )
     return replace(bare, r2=found["r2"][0], mae=found["mae"][0])
+
+
+def _within(score: Floats, value: Floats, folds: Shaped[np.ndarray, " week"]) -> dict[str, Statistic]:
+    inside, over_all = auroc_within(score, value, folds), auroc(score, value)
+    return {"within": inside, "above": lambda weights: inside(weights) - over_all(weights)}
 
 
 def _with_limits(**found: Interval) -> dict[str, float]:

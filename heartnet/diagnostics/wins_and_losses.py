@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from heartnet.predictions import COLUMNS, NETWORK, scored_weeks
+from heartnet.predictions import COLUMNS, FOLD, NETWORK, scored_weeks
 
 KINDS: Mapping[str, str] = {
     "false_positive": "has it not, but scored high",
@@ -45,7 +45,7 @@ class ChosenWeeks:
         people: by kind, of how many people.
         passed_over: by kind, weeks that would have been chosen, had their person not already had enough.
         table: the chosen ones: `kind`, `rank` (1 is furthest, or nearest), `error` (|label − score|), then all of
-            `heartnet.predictions.COLUMNS`; in the order of `KINDS`.
+            `heartnet.predictions.COLUMNS` and, of a cross-validation, the fold; in the order of `KINDS`.
     """
 
     target: str
@@ -134,4 +134,5 @@ def _table(file: Path, target: str, chosen: Mapping[str, npt.NDArray[np.int64]])
     wanted = judged.with_row_index("place").filter(pl.col("place").is_in(order["place"].implode()))
     rows = wanted.collect(engine="streaming")  # otherwise all rows of the condition would be in memory
     table = order.join(rows.with_columns(pl.col("place").cast(pl.UInt32)), on="place", maintain_order="left")
-    return table.select("kind", "rank", (pl.col("value") - pl.col("score")).abs().alias("error"), *COLUMNS)
+    error = (pl.col("value") - pl.col("score")).abs().alias("error")
+    return table.select("kind", "rank", error, *COLUMNS, *([FOLD] if FOLD in table.columns else []))

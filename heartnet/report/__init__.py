@@ -110,7 +110,7 @@ def page(run: Run) -> str:
         "why_none": why_none(run.values) if run.values else "no technique that ends in findings was switched on",
         "counts": count,
         "history": {"width": HISTORY_WIDTH, "height": HISTORY_HEIGHT},
-        "scores": scores_of(run.predictions, bool(run.simulated)),
+        "scores": scores_of(run.predictions, bool(run.simulated), run.folds),
         "parts": parts,
         "charts_left_out": left_out,
         "most_once": _ONCE,

@@ -8,6 +8,12 @@ import polars as pl
 
 from heartnet.report.curves import short
 
+POOLED = "Folds are pooled: each week is scored by the network that had not seen its person."
+"""What one has to know of a number over all folds of a cross-validation."""
+
+SCALES = "Networks need not score on one scale, so that an AUROC over all weeks may be lower than within folds."
+"""And of an AUROC."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -27,8 +33,14 @@ class Scores:
     notes: tuple[str, ...]
 
 
-def scores_of(predictions: pl.DataFrame | None, simulated: bool) -> Scores | None:
-    """Return the scores of predictions; None if there are none whose targets are known."""
+def scores_of(predictions: pl.DataFrame | None, simulated: bool, folds: bool = False) -> Scores | None:
+    """Return the scores of predictions; None if there are none whose targets are known.
+
+    Args:
+        predictions: of all models.
+        simulated: whether the weeks are.
+        folds: whether they are of all folds of a cross-validation.
+    """
     from heartnet.predictions import CEILING, score_table  # scikit-learn takes a while
 
     known = pl.DataFrame() if predictions is None else predictions.drop_nulls("value")
@@ -48,7 +60,7 @@ def scores_of(predictions: pl.DataFrame | None, simulated: bool) -> Scores | Non
     if len(targets) > 1:
         mean = table.group_by("model").agg(pl.col(first, second).mean())
         rows.append(("mean", "", _cells(mean, models, first, second, CEILING)))
-    notes = []
+    notes = [f"{POOLED} {SCALES}" if conditions else POOLED] if folds else []
     if CEILING in models:
         notes.append("ceiling: one who sees the true traits of these simulated people; above it is only luck.")
     for (model,), part in predictions.group_by("model", maintain_order=True):

@@ -25,7 +25,7 @@ _SPLITS = ("test", "val")  # in this order
 _MOST = 400  # weeks on a page
 _COLUMNS = {
     "user_id": "person", "start": "week", "score": "score", "value": "label", "age": "age", "sex": "sex", "bmi": "BMI",
-    "device": "device", "wear_hours": "hours worn", "readings": "readings",
+    "device": "device", "wear_hours": "hours worn", "readings": "readings", "fold": "fold",
 }  # fmt: skip
 
 
@@ -71,6 +71,8 @@ def read_weeks(folder: Path, noted: list[str]) -> pl.DataFrame | None:
             continue
         try:
             frame = pl.read_csv(file, infer_schema=False).head(_MOST)
+            if "fold" not in frame.columns:  # heartnet.predictions.FOLD, which only a cross-validation has
+                frame = frame.with_columns(pl.lit(None, pl.String).alias("fold"))
             frames.append(frame.select("kind", "rank", "target", pl.lit(split).alias("split"), *_COLUMNS))
         except (pl.exceptions.PolarsError, OSError) as error:
             noted.append(f"{file.name} cannot be read: {str(error).splitlines()[0]}")

@@ -1,0 +1,410 @@
+"""A cross-validation: the callbacks look at the tests of all folds together, each week with the network of its fold."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import faults
+import numpy as np
+import polars as pl
+import pytest
+import pytorch_lightning as lightning
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytorch_lightning.loggers import TensorBoardLogger
+from sklearn.metrics import roc_auc_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train
+from callbacks.loss_patterns import LossPatterns
+from callbacks.metadata_reliance import MetadataReliance
+from callbacks.people import People
+from callbacks.predictions import Predictions
+from callbacks.wins_and_losses import WinsAndLosses
+from heartnet.ablation_weeks import some_weeks
+from heartnet.card_scores import read_test
+from heartnet.compare import compare_runs
+from heartnet.datamodule import WeeksDataModule
+from heartnet.diagnostics.people_scores import OWN, people_scores
+from heartnet.diagnostics.people_verdicts import people_finding
+from heartnet.diagnostics.score_quality import quality
+from heartnet.diagnostics.score_verdicts import quality_findings
+from heartnet.diagnostics.within_folds import auroc_within
+from heartnet.findings import FILE, Finding, latest, of_all_parts, read_jsonl
+from heartnet.metadata_scores import metadata_score
+from heartnet.people import LEARNED, Way, person_table, sigmoid
+from heartnet.pooled import CrossValidation
+from heartnet.predictions import COLUMNS, FOLD, prediction_files, read_predictions
+from heartnet.report.folder import read_run
+from heartnet.tasks import Conditions
+from heartnet.weeks import Weeks
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+]
+
+FOLDS, DRAWS = 3, 100
+
+
+def two_weeks_each(people: int = 45) -> Weeks:
+    weeks = faults.weeks(0, 2 * people)
+    person = np.arange(2 * people) // 2
+    table = weeks.table.with_columns(
+        pl.Series("user_id", [f"user-{i:03d}" for i in person]),
+        *(pl.col(name).gather(person * 2).alias(name) for name in (*weeks.conditions, "age", "bmi")),
+    )
+    return replace(weeks, table=table)
+
+
+def all_callbacks() -> list[Any]:
+    return [
+        Predictions(draws=DRAWS, every_n_epochs=1), MetadataReliance(draws=DRAWS, weeks=1000, permutations=1),
+        People(draws=DRAWS), WinsAndLosses(count=1), LossPatterns(draws=DRAWS),
+    ]  # fmt: skip
+
+
+class Whole:
+    """A finished cross-validation: its folder, and by fold the module and the data."""
+
+    def __init__(self, folder: Path, val_share: float = 0.3) -> None:
+        self.folder = folder
+        self.modules: list[Any] = []
+        self.data: list[WeeksDataModule] = []
+        self.people: list[People] = []
+        weeks, whole = two_weeks_each(), CrossValidation(folder)
+        for fold in range(FOLDS):
+            place = folder / f"fold-{fold}"
+            made = faults.training("deepheart", fold)
+            data = WeeksDataModule(weeks, Conditions(), batch_size=16, val_share=val_share, folds=FOLDS, fold=fold)
+            made.module.scaling = data.scaling
+            callbacks = all_callbacks()
+            trainer = lightning.Trainer(
+                default_root_dir=place, logger=TensorBoardLogger(str(place), name="", version=""), callbacks=callbacks,
+                accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+                max_epochs=1, num_sanity_val_steps=0,
+            )  # fmt: skip
+            whole.begin(trainer)
+            trainer.fit(made.module, datamodule=data)
+            trainer.test(made.module, datamodule=data, verbose=False)
+            whole.add(place, trainer, made.module, data)
+            self.modules.append(made.module)
+            self.data.append(data)
+            self.people.append(callbacks[2])
+        self.before = [each.detach().clone() for module in self.modules for each in module.parameters()]
+        random_state = random.getstate()
+        for seeded in (torch.manual_seed, np.random.seed):
+            seeded(5)
+        whole.finish(trainer, made.module, data)
+        self.drawn = (float(torch.rand(1)), float(np.random.rand()), random.getstate() == random_state)
+        self.trainer = trainer
+        self.frame = pl.read_parquet(folder / "predictions.parquet")
+        self.findings = latest(read_jsonl(folder / FILE))
+        self.events = EventAccumulator(str(folder), size_guidance={"images": 0})
+        self.events.Reload()
+
+    def part(self, target: str) -> pl.DataFrame:
+        return self.frame.filter(pl.col("target") == target)
+
+    def scalar(self, tag: str) -> float:
+        return float(self.events.Scalars(tag)[-1].value)
+
+    def finding(self, check: str, where: str) -> Finding:
+        [found] = [each for each in self.findings if (each.check, each.where) == (check, where)]
+        return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    return Whole(tmp_path_factory.mktemp("whole"))
+
+
+def test_the_file_of_all_folds_is_that_of_each(whole: Whole) -> None:
+    assert list(whole.frame.columns) == [*COLUMNS, FOLD]
+    for fold in range(FOLDS):
+        own = pl.read_parquet(whole.folder / f"fold-{fold}" / "predictions.parquet")
+        assert whole.frame.filter(pl.col(FOLD) == f"fold-{fold}").drop(FOLD).equals(own)
+    assert whole.frame["week"].n_unique() * 2 == len(whole.frame) == 2 * 90
+    assert not list(whole.folder.glob(".*"))
+
+
+def test_nobody_counts_a_week_twice(whole: Whole) -> None:
+    assert [file.parent for file in prediction_files(whole.folder)] == [whole.folder]
+    run = read_run(whole.folder)
+    assert run.predictions is not None
+    assert len(read_predictions(whole.folder)) == len(read_test(whole.folder)) == len(run.predictions) == 180
+    assert "" in run.weeks
+    assert "fold" in run.weeks[""].columns
+    [row] = compare_runs([whole.folder], draws=10)
+    assert row.scored is not None
+    assert len(row.scored.users) == 90
+    simple = pl.read_parquet(whole.folder / "fold-0" / "predictions.parquet").with_columns(model=pl.lit("hourly"))
+    simple.write_parquet(whole.folder / "fold-0" / "predictions_baseline.parquet")
+    assert read_predictions(whole.folder)["model"].value_counts().sort("count")["count"].to_list()[-1] == 180
+    (whole.folder / "fold-0" / "predictions_baseline.parquet").unlink()
+
+
+def test_only_all_folds_are_looked_at_after_a_test(whole: Whole) -> None:
+    checks = {"predictions", "metadata_reliance", "people", "wins_and_losses", "loss_patterns"}
+    assert {each.check for each in whole.findings} == checks
+    assert all(each.where.startswith("test") for each in whole.findings)
+    assert [each.message for each in whole.findings if "could not be" in each.message] == []
+    parts = {"": whole.findings}
+    for fold in range(FOLDS):
+        place = whole.folder / f"fold-{fold}"
+        parts[place.name] = found = read_jsonl(place / FILE)
+        assert {each.check for each in found} == checks
+        assert all(each.where.startswith("val") for each in found), "validation looks stay, those of the test do not"
+        assert not (place / "wins_and_losses.csv").exists()
+        events = EventAccumulator(str(place))
+        events.Reload()
+        assert not [tag for tag in events.Tags()["scalars"] if "/test/" in tag]
+        assert "predictions/val/auroc/diabetes" in events.Tags()["scalars"]
+    assert [each for each in of_all_parts(parts) if each.where.startswith("fold-")] == []
+    tags = set(whole.events.Tags()["images"])
+    assert {"predictions/test/diabetes", "metadata_reliance/test/diabetes", "people/test/diabetes"} <= tags
+    assert "wins_and_losses/test/diabetes/false_positive/1" in tags
+
+
+def test_scores_of_all_weeks_and_within_folds(whole: Whole) -> None:
+    for target in ("sleep_apnea", "diabetes"):
+        part = whole.part(target)
+        value, score = part["value"].to_numpy(), part["score"].to_numpy()
+        assert whole.scalar(f"predictions/test/auroc/{target}") == pytest.approx(roc_auc_score(value, score), abs=1e-6)
+        right, pairs = naive_pairs(score, value, part[FOLD].to_numpy())
+        assert whole.scalar(f"predictions/test/within_folds_auroc/{target}") == pytest.approx(right / pairs, abs=1e-6)
+        message = whole.finding("predictions", f"test: {target}").message
+        assert "within folds 0." in message
+        assert "90 weeks of 45 people, scored by 3 networks" in message
+
+
+def test_each_input_is_taken_from_the_network_of_the_week(whole: Whole) -> None:
+    """Without any channel, a week scored by its fold's module, by hand; and the metadata model of its fold."""
+    for place, target in enumerate(("sleep_apnea", "diabetes")):
+        part = whole.part(target)
+        after, metadata = np.zeros(len(part)), np.zeros(len(part))
+        for fold, (module, data) in enumerate(zip(whole.modules, whole.data, strict=True)):
+            mine = np.flatnonzero((part[FOLD] == f"fold-{fold}").to_numpy())
+            rows = part["week"].to_numpy()[mine]
+            batch = data.batch(rows)
+            with torch.no_grad():
+                blank = torch.zeros_like(batch["inputs"])
+                out = module.eval().network(blank, batch["lengths"], batch["metadata"])
+            after[mine] = out.score[:, place].numpy()
+            own = metadata_score(part[mine], target, "conditions", data)
+            assert own is not None
+            metadata[mine] = own
+        value, score = part["value"].to_numpy(), part["score"].to_numpy()
+        lost = roc_auc_score(value, score) - roc_auc_score(value, after)
+        assert whole.scalar(f"metadata_reliance/test/removed/sensors/{target}") == pytest.approx(lost, abs=1e-4)
+        gain = roc_auc_score(value, score) - roc_auc_score(value, metadata)
+        assert whole.scalar(f"metadata_reliance/test/gain/{target}") == pytest.approx(gain, abs=1e-4)
+    assert len(some_weeks(whole.frame, 1000)) == 90
+
+
+def test_weeks_are_drawn_with_the_network_of_their_fold(whole: Whole) -> None:
+    """Each score is computed again for its picture; another network would say something else, and that is told."""
+    chosen = pl.read_csv(whole.folder / "wins_and_losses.csv")
+    assert chosen[FOLD].n_unique() > 1
+    assert not [each for each in whole.findings if each.where.endswith("pictures")]
+    drawn = [tag for tag in whole.events.Tags()["images"] if tag.startswith("wins_and_losses")]
+    assert len(drawn) == len(chosen)
+    for row in chosen.filter(pl.col("target") == "diabetes").iter_rows(named=True):
+        fold = int(row[FOLD].removeprefix("fold-"))
+        batch = whole.data[fold].batch(np.array([row["week"]]))
+        with torch.no_grad():
+            out = whole.modules[fold].eval().network(batch["inputs"], batch["lengths"], batch["metadata"])
+        assert float(out.score[0, 1].sigmoid()) == pytest.approx(row["score"], abs=1e-4)
+
+
+def test_people_are_scored_as_their_fold_chose(whole: Whole) -> None:
+    for target in ("sleep_apnea", "diabetes"):
+        part = whole.part(target)
+        kinds = {each.chosen[target].kind for each in whole.people}
+        assert kinds == {"mean_logit"}, "30 people of a validation find nothing better"
+        person = part.group_by("user_id").agg(pl.col("value").first(), pl.col("logit").mean())
+        expected = roc_auc_score(person["value"].to_numpy(), person["logit"].to_numpy())
+        assert whole.scalar(f"people/test/mean_logit_auroc/{target}") == pytest.approx(expected, abs=1e-6)
+        finding = whole.finding("people", f"test: {target}")
+        assert f"of {len(person)} people" in finding.message
+        assert f"For {target} mean_logit was chosen" in finding.message
+
+
+def test_it_leaves_no_trace(whole: Whole) -> None:
+    now = [each for module in whole.modules for each in module.parameters()]
+    assert all(torch.equal(one, other) for one, other in zip(whole.before, now, strict=True))
+    torch.manual_seed(5)
+    np.random.seed(5)
+    assert whole.drawn == (float(torch.rand(1)), float(np.random.rand()), True)
+    assert all(module._trainer is None for module in whole.modules), "the states of all optimisers would stay"
+
+
+# Measures
+
+
+def naive_pairs(score: Any, value: Any, fold: Any) -> tuple[float, int]:
+    right, pairs = 0.0, 0
+    for i in np.flatnonzero(value == 1):
+        for j in np.flatnonzero((value == 0) & (fold == fold[i])):
+            right, pairs = right + (score[i] > score[j]) + 0.5 * (score[i] == score[j]), pairs + 1
+    return right, pairs
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 4))
+def test_within_folds_is_the_share_of_pairs_and_no_offset_moves_it(seed: int, folds: int) -> None:
+    rng = np.random.default_rng(seed)
+    count = 25
+    value, fold = (rng.random(count) < 0.4).astype(float), rng.integers(0, folds, count)
+    score, often = rng.integers(0, 6, count).astype(float), rng.integers(0, 3, count)
+    repeated = [np.repeat(each, often) for each in (score, value, fold)]
+    right, pairs = naive_pairs(*repeated)
+    expected = right / pairs if pairs else np.nan
+    for moved in (score, score + 100 * fold):
+        found = auroc_within(moved, value, fold)(often[:, None].astype(float))
+        assert found == pytest.approx([expected], nan_ok=True)
+
+
+def test_of_nothing_learned_no_labels_are_called_inverted() -> None:
+    """A network that only knows its training's base rate scores a fold lower the more have it there."""
+    rng = np.random.default_rng(0)
+    pooled, wrong = [], 0
+    for seed in range(20):
+        value = (rng.random(300) < 0.3).astype(float)
+        fold = np.random.default_rng(seed).integers(0, 10, 300)
+        rate = np.array([value[fold != each].mean() for each in range(10)])[fold]
+        score = 1 / (1 + np.exp(-(np.log(rate / (1 - rate)) + 0.01 * rng.normal(size=300))))
+        it = quality("x", score, value, np.arange(300), folds=fold, draws=200)
+        pooled.append(it.auroc.high)
+        wrong += quality_findings(it, "test")[0].status == "fail"
+    assert sum(each < 0.5 for each in pooled) >= 15, "over all weeks it looks inverted"
+    assert wrong <= 1
+
+
+def test_networks_on_different_scales_are_named_and_inverted_labels_are() -> None:
+    rng = np.random.default_rng(1)
+    value, fold = (rng.random(400) < 0.4).astype(float), np.arange(400) % 4
+    logit = 2 * value + rng.normal(size=400)
+
+    def told(logit: Any, folds: Any = fold) -> Finding:
+        return quality_findings(
+            quality("x", 1 / (1 + np.exp(-logit)), value, np.arange(400), folds=folds, draws=200), "test"
+        )[0]
+
+    same, apart, turned = told(logit), told(logit + 3 * (fold - 1.5)), told(-logit)
+    assert (same.status, apart.status, turned.status) == ("pass", "warn", "fail")
+    assert "do not score on one scale" in apart.message
+    assert "within folds" not in told(logit, None).message
+
+
+def test_folds_that_choose_different_ways() -> None:
+    rng = np.random.default_rng(0)
+    people = 60
+    has = (rng.random(people) < 0.5).astype(float)
+    logit = (has[:, None] + rng.normal(size=(people, 3))).ravel()
+    users = np.repeat([f"user-{i:03d}" for i in range(people)], 3)
+    weeks = pl.DataFrame(
+        {
+            "model": "network", "user_id": users, "week": np.arange(3 * people), "target": "x", "split": "test",
+            "value": np.repeat(has, 3), "logit": logit, "score": sigmoid(logit), "wear_hours": 100.0,
+        }
+    )  # fmt: skip
+    table = person_table(weeks.lazy(), ("x",)).with_columns(
+        pl.Series(FOLD, ["a", "b"] * 30)  # people are in the order of their first week
+    )
+    learned = Way(LEARNED, (-0.5, 1.0, 0.2, 0.1, 0.0))
+    own = {"a": Way("maximum"), "b": learned}
+    score = weeks["score"].to_numpy()
+    it = people_scores("x", table, score, users, chosen=own, draws=100)
+    expected = np.where(table[FOLD] == "a", Way("maximum").scores(table), learned.scores(table))
+    assert it.taken == OWN
+    assert it.ways[OWN].auroc.value == pytest.approx(roc_auc_score(has, expected))
+    assert LEARNED in it.ways, "cross-fitted, for comparison"
+    assert "each fold chose for itself" in people_finding(it, "test").message
+    without = people_scores("x", table, score, users, chosen={"a": None, "b": None}, draws=100)
+    assert (without.taken, without.validated) == ("mean_logit", False)
+    assert "without a validation none could be chosen" in people_finding(without, "test").message
+    same = people_scores("x", table, score, users, chosen={"a": Way("mean"), "b": Way("mean")}, draws=100)
+    assert same.taken == "mean"
+    assert same.ways["mean"].auroc.value == pytest.approx(roc_auc_score(has, table["mean"]))
+
+
+# The command
+
+TINY = (
+    "data.users=6", "data.weeks_per_user=1", "data.base_rates={diabetes:0.5}", "data.missing_labels=0",
+    "task.conditions=[diabetes]", "model=compact", "model.conv_units=4", "model.lstm_units=4", "model.lstm_layers=1",
+    "data.batch_size=2", "trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false",
+    "cross_validate=true", "data.folds=2", "data.val_share=0", "checkpoint.monitor=null",
+)  # fmt: skip
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run `train.py` in this process, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_train(*overrides: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["train.py", *TINY, *overrides])
+        return train.main()
+
+    return run_train
+
+
+def test_the_command_says_what_is_of_all_folds(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("+callbacks=[predictions,wins_and_losses]", "hydra.run.dir=run") == 0
+    output = capsys.readouterr().out
+    assert "All 2 folds together" in output
+    assert "fold-0" not in output.partition("Findings, worst first")[2].partition("Everything is in")[0]
+    assert {"predictions.parquet", "findings.jsonl", "wins_and_losses.csv", "report.html"} <= {
+        path.name for path in Path("run").iterdir()
+    }
+    page = Path("run/report.html").read_text()
+    assert "Wins and losses" in page
+    assert "Folds are pooled" in page
+    assert len(pl.read_parquet("run/predictions.parquet")) == 6
+
+
+def test_an_interrupted_one_pools_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("+callbacks=predictions", "hydra.run.dir=run") == 0
+    assert Path("run/predictions.parquet").is_file()
+    fit, begun = lightning.Trainer.fit, []
+
+    def interrupt(self: Any, *arguments: Any, **options: Any) -> Any:
+        begun.append(1)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return fit(self, *arguments, **options)
+
+    monkeypatch.setattr(lightning.Trainer, "fit", interrupt)
+    said = Path("run/findings.jsonl").read_text()
+    assert run("+callbacks=predictions", "hydra.run.dir=run") == 130
+    assert not Path("run/predictions.parquet").exists(), "nor what another left there"
+    assert Path("run/findings.jsonl").read_text() == said
+    assert Path("run/fold-0/predictions.parquet").is_file()
+
+
+def test_a_sweep_of_them(run: Run) -> None:
+    assert run("-m", "seed=0,1", "+callbacks=[predictions]", "hydra.sweep.dir=sweep") == 0
+    for number in "01":
+        assert len(pl.read_parquet(f"sweep/{number}/predictions.parquet")) == 6
+        assert Path(f"sweep/{number}/findings.jsonl").is_file()
+
+
+def test_what_cannot_be_written_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pl.LazyFrame, "sink_parquet", full)
+    assert run("hydra.run.dir=run") == 0
+    [found] = read_jsonl(Path("run") / FILE)
+    assert (found.check, found.status) == ("cross_validation", "warn")
+    assert "No space left on device" in found.message

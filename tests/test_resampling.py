@@ -7,13 +7,28 @@ import time
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import r2_score, roc_auc_score
 
-from heartnet.resampling import Interval, auroc, by_label, explained, interval, intervals, mean
+from heartnet import resampling
+from heartnet.diagnostics.reliance import relations
+from heartnet.resampling import (
+    Interval,
+    auroc,
+    by_label,
+    explained,
+    interval,
+    intervals,
+    mean,
+    merged_intervals,
+    sum_intervals,
+)
+
+Floats = npt.NDArray[np.float64]
 
 
 def ones(count: int) -> np.ndarray:
@@ -143,3 +158,78 @@ def test_ten_thousand_weeks_take_about_a_second() -> None:
     assert time.process_time() - begin < 2  # 0.4 s on an idle core
     assert held(found, TRUTH)
     assert found.high - found.low < 0.05
+
+
+def many(people: int, weeks: int, seed: int = 0) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return two scores that go with one another, labels of people and whose week it is, ties among them."""
+    rng = np.random.default_rng(seed)
+    users = np.repeat(np.arange(people), weeks)
+    known = rng.normal(size=people)
+    score = known[users] + rng.normal(size=people)[users] + rng.normal(size=len(users))
+    value = (rng.random(people) < 1 / (1 + np.exp(-known)))[users].astype(float)
+    return np.round(score, 3), np.round(known[users], 3), value, users
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_merged_weeks_have_the_intervals_of_all_weeks(labels: bool) -> None:
+    score, other, value, users = many(1300, 4)
+    arrays = (score, other, value) if labels else (score, other, score + value)
+    strata = by_label(users, value) if labels else None
+    slow = intervals(relations(*arrays), users, strata, draws=1000, seed=1)
+    fast = merged_intervals(relations, arrays, users, strata, draws=1000, seed=2)
+    for one, merged in zip(slow, fast, strict=True):
+        width = one.high - one.low
+        assert merged.value == one.value
+        assert (merged.low, merged.high) == pytest.approx((one.low, one.high), abs=0.15 * width)  # the luck of draws
+
+
+def test_merged_weeks_of_very_many_people_are_drawn_in_groups() -> None:
+    """Against the standard error of a normal score's rank correlation with itself and noise, one week a person."""
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=60_000)
+    other = 0.5 * one + np.sqrt(0.75) * rng.normal(size=60_000)
+    users = np.arange(60_000)
+    found = merged_intervals(lambda a, b: lambda w: relations(a, b, b)(w)[:1], (one, other), users, draws=400)
+    parts = [scipy.stats.spearmanr(one[i::200], other[i::200])[0] for i in range(200)]
+    expected = 2 * 1.96 * np.std(parts) / np.sqrt(200)
+    assert found[0].value == pytest.approx(scipy.stats.spearmanr(one, other)[0], abs=1e-9)
+    assert found[0].high - found[0].low == pytest.approx(expected, rel=0.15)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_merging_keeps_order_and_puts_alike_weeks_together(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    arrays = [rng.normal(size=3000), rng.integers(0, 5, 3000).astype(float), rng.integers(0, 700, 3000).astype(float)]
+    place, values = resampling._merged(arrays)
+    assert len(values[0]) <= resampling._CELLS_KEPT
+    assert len(set(zip(*(each.tolist() for each in values), strict=True))) == len(values[0])
+    for array, merged in zip(arrays, values, strict=True):
+        order = np.argsort(array, kind="stable")
+        assert (np.diff(merged[place][order]) >= 0).all()
+        assert len(np.unique(merged[place][array == array[0]])) == 1
+
+
+def test_sums_have_the_intervals_of_weeks() -> None:
+    score, _, value, users = many(60, 3)
+    strata = by_label(users, value)
+    slow = interval(mean(score), users, strata, draws=300)
+    each = np.stack([score, np.ones(len(score))])
+    [fast] = sum_intervals(lambda sums: (sums[0] / sums[1])[None], each, users, strata, draws=300)
+    np.testing.assert_allclose([fast.value, fast.low, fast.high], [slow.value, slow.low, slow.high], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("count", "share"), [(100, 0.3), (90_000, 0.01)])
+def test_units_are_users_or_equal_groups_of_one_stratum(count: int, share: float) -> None:
+    rng = np.random.default_rng(0)
+    strata = rng.random(count) < share
+    users = np.arange(count)
+    unit, of_units = resampling._units(users, strata, 0)
+    assert (of_units[unit] == strata).all()
+    sizes = np.bincount(unit)
+    assert sizes.min() >= 1
+    if count == 100:
+        assert (sizes == 1).all()
+    else:
+        assert len(sizes) <= 10_001
+        assert (np.sort(sizes)[2:] == sizes.max()).all()  # but the last of each stratum

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float, Shaped
 
 from heartnet.diagnostics.comparison import logits_of
-from heartnet.resampling import Interval, Statistic, auroc, by_label, intervals
+from heartnet.resampling import Interval, Statistic, auroc, by_label, merged_intervals, sum_intervals
 from heartnet.tasks import Kind
 
 Floats = npt.NDArray[np.float64]
@@ -115,21 +116,19 @@ def reliance(
         bare = replace(bare, having=having, without=without)
     if bare.diverged or not bare.weeks:
         return bare
-    draws = min(draws, max(_MOST_CELLS // len(score), _FEWEST_DRAWS))
+    options = {"draws": min(draws, max(_MOST_CELLS // len(score), _FEWEST_DRAWS)), "seed": seed}
     strata = by_label(user, value) if conditions else None
-
-    def resampled(statistic: Statistic) -> list[Interval]:
-        return intervals(statistic, user, strata, draws=draws, seed=seed)
-
     if conditions and bare.having and bare.without:
-        own, other, gain = resampled(_aurocs(score, score if metadata is None else metadata, value))
+        arrays = (score, score if metadata is None else metadata, value)
+        own, other, gain = merged_intervals(_aurocs, arrays, user, strata, **options)
         bare = replace(bare, auroc=own)
         if metadata is not None:
             bare = replace(bare, metadata_auroc=other, gain=gain)
     if metadata is not None:
-        rank, given_metadata, given_score = resampled(relations(score, metadata, value))
+        arrays = (score, metadata, value)
+        rank, given_metadata, given_score = merged_intervals(relations, arrays, user, strata, **options)
         bare = replace(bare, rank=rank, given_metadata=given_metadata, given_score=given_score)
-    return _from_week_to_week(bare, score, value, user, wear_hours, resampled)
+    return _from_week_to_week(bare, score, value, user, wear_hours, strata, options)
 
 
 def relations(
@@ -151,8 +150,11 @@ def relations(
     return statistic
 
 
-def components(score: Float[np.ndarray, " week"], group: Shaped[np.ndarray, " week"]) -> Statistic:
-    """Return the statistic of three: spread between groups, spread within them, share of the variance within.
+def components(
+    score: Float[np.ndarray, " week"], group: Shaped[np.ndarray, " week"]
+) -> tuple[Statistic, Float[np.ndarray, "sum group"]]:
+    """Return the statistic of three, spread between groups, spread within them, share of the variance within, and what
+    each group adds to the sums that it is made of.
 
     The variance components of a one-way layout with random effects and unequal groups, by analysis of variance (S. R.
     Searle, G. Casella and C. E. McCulloch, "Variance Components", 1992, chapter 3); below 0 counts as 0. A group drawn
@@ -160,27 +162,23 @@ def components(score: Float[np.ndarray, " week"], group: Shaped[np.ndarray, " we
 
     Args:
         score: of each week.
-        group: weeks that should be alike: those of a person, and of one label where that changes. A draw gives all of
-            a group the same weight.
+        group: weeks that should be alike: those of a person, and of one label where that changes.
     """
-    _, first, place, sizes = np.unique(group, return_index=True, return_inverse=True, return_counts=True)
+    _, place, sizes = np.unique(group, return_inverse=True, return_counts=True)
     centred = score - score.mean()
     means = np.bincount(place, centred) / sizes
     inside = np.bincount(place, (centred - means[place]) ** 2)
 
-    def statistic(weights: Floats) -> Floats:
-        often = weights[first]
-        groups, weeks = often.sum(axis=0), sizes @ often
+    def statistic(sums: Floats) -> Floats:
+        groups, weeks, squared_sizes, total, squares, within = sums
         with np.errstate(divide="ignore", invalid="ignore"):
-            grand = (sizes * means) @ often / weeks
-            squares = (sizes * means**2) @ often - weeks * grand**2
-            within = np.where(weeks > groups, inside @ often / (weeks - groups), np.nan)
-            size = (weeks - sizes**2 @ often / weeks) / (groups - 1)
-            between = np.maximum((squares / (groups - 1) - within) / size, 0)
+            within = np.where(weeks > groups, within / (weeks - groups), np.nan)
+            size = (weeks - squared_sizes / weeks) / (groups - 1)
+            between = np.maximum(((squares - total**2 / weeks) / (groups - 1) - within) / size, 0)
             found: Floats = np.stack([np.sqrt(between), np.sqrt(within), within / (between + within)])
         return found
 
-    return statistic
+    return statistic, np.stack([np.ones(len(sizes)), sizes, sizes**2, sizes * means, sizes * means**2, inside])
 
 
 def _aurocs(score: Floats, metadata: Floats, value: Floats) -> Statistic:
@@ -200,7 +198,8 @@ def _from_week_to_week(
     value: Floats,
     user: npt.NDArray[np.int64],
     wear_hours: Floats | None,
-    resampled: Callable[[Statistic], list[Interval]],
+    strata: npt.NDArray[np.bool_] | None,
+    options: Mapping[str, Any],
 ) -> Reliance:
     """Add what is known of the weeks of a person; where a label changes, of its weeks of the same label."""
     keys = np.stack([user, (value == 1) & (bare.kind == "conditions")], axis=1)
@@ -211,30 +210,46 @@ def _from_week_to_week(
     if not count or len(sizes) < 2:
         return replace(bare, several=count)
     shown = logits_of(score) if bare.kind == "conditions" else score
-    between, within, share = resampled(components(shown, group))
-    first = np.unique(group, return_index=True)[1]
     lowest, highest = np.full(len(sizes), np.inf), np.full(len(sizes), -np.inf)
     np.minimum.at(lowest, group, score)
     np.maximum.at(highest, group, score)
-    ranges = (highest - lowest)[several]
+    ranges = highest - lowest
 
-    def mean_range(weights: Floats) -> Floats:
-        often = weights[first[several]]
+    def of_groups(statistic: Statistic, sums: Floats) -> list[Interval]:
+        first = np.unique(group, return_index=True)[1]
+        return sum_intervals(statistic, sums, user[first], None if strata is None else strata[first], **options)
+
+    def mean_range(sums: Floats) -> Floats:
         with np.errstate(invalid="ignore"):
-            found: Floats = (ranges @ often / often.sum(axis=0))[None]
+            found: Floats = (sums[0] / sums[1])[None]
         return found
 
-    wide = np.flatnonzero(several)[np.argmax(ranges)]
+    between, within, share = of_groups(*components(shown, group))
+    wide = np.argmax(ranges)
     bare = replace(
-        bare, several=count, between=between, within=within, share_within=share, range=resampled(mean_range)[0],
+        bare, several=count, between=between, within=within, share_within=share,
+        range=of_groups(mean_range, np.stack([ranges, several]).astype(np.float64))[0],
         widest=(float(lowest[wide]), float(highest[wide])),
     )  # fmt: skip
     if wear_hours is None or np.isnan(wear_hours).any():
         return bare
     away = np.abs(shown - (np.bincount(group, shown) / sizes)[group])
-    chosen = several[group].astype(np.float64)[:, None]
-    pair = relations(away, wear_hours, value)
-    return replace(bare, wear=resampled(lambda weights: pair(weights * chosen)[:1])[0])
+    some = several[group]
+    own = None if strata is None else strata[some]
+    wear = merged_intervals(_rank_correlation, (away[some], wear_hours[some]), user[some], own, **options)
+    return replace(bare, wear=wear[0])
+
+
+def _rank_correlation(one: Floats, other: Floats) -> Statistic:
+    """Return the statistic "rank correlation", `[1, draw]`."""
+    ranks = _ranks(one), _ranks(other)
+
+    def statistic(weights: Floats) -> Floats:
+        first, second = (_standardised(each(weights), weights) for each in ranks)
+        found: Floats = (first * second * weights).sum(axis=0)[None]
+        return found
+
+    return statistic
 
 
 def _ranks(values: Floats) -> Statistic:

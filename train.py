@@ -160,6 +160,7 @@ def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetMo
 
     from heartnet import terminal
     from heartnet.model import pieces
+    from heartnet.model.compiled import compile_convolutions
     from heartnet.run_checks import check_monitor, check_resumable
 
     torch.set_num_threads(1)  # more would wait for one another at each step of an LSTM
@@ -174,6 +175,8 @@ def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetMo
     terminal.print_data(data)
     check_monitor(config.checkpoint.get("monitor"), data)
     module = build_module(config, data)
+    if config.get("compile"):
+        compile_convolutions(module.network, trainer.strategy.root_device)
     if config.ckpt_path:
         told = check_resumable(config.ckpt_path, module, trainer.max_epochs)
         if told is not None:

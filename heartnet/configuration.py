@@ -29,6 +29,7 @@ NODES: dict[str, tuple[str, ...]] = {
 OPTIONS: dict[str, Any] = {
     "seed": int | None,
     "threads": int | None,
+    "compile": Literal["convolutions"] | None,
     "ckpt_path": str | None,
     "cross_validate": bool,
     "test": bool,

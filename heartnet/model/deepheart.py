@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.logits import Logits
 from heartnet.model.clock import CLOCK_CHANNELS, day_angles
+from heartnet.model.compiled import Compilable
 from heartnet.model.dropout import Dropout
 from heartnet.model.lstm import ForgetBias, LengthFlipLSTM, set_forget_bias
 from heartnet.weeks import CHANNELS
@@ -125,6 +126,7 @@ class DeepHeart(nn.Module):
         )
         self.activations = nn.ModuleList(ACTIVATIONS[activation]() for _ in kernel_sizes)
         self.dropout = Dropout(dropout)
+        self.finish = Compilable(_finish)
         self.lstm = LengthFlipLSTM(conv_units, lstm_units, lstm_layers, dropout)
         for lstm in (*self.lstm.ahead, *self.lstm.back):
             assert isinstance(lstm, nn.LSTM)
@@ -175,13 +177,9 @@ class DeepHeart(nn.Module):
         for i, (convolution, activation) in enumerate(zip(self.convolutions, self.activations, strict=True)):
             # "same" padding as Keras has it: the odd one of an even kernel goes to the right.
             size = self.kernel_sizes[i]
-            padded = F.pad(hidden, ((size - 1) // 2, size // 2))
-            out = self.dropout(activation(convolution(padded)))
-            hidden = hidden + out if i > 0 else out
-            # Padding must look to the next convolution like the zeros beyond the end of a sequence.
-            hidden = hidden * step_mask(lengths, hidden.shape[2], hidden.dtype)[:, None]
-            if self.pool > 1:
-                hidden, lengths = mean_pool(hidden, lengths, self.pool)
+            out = convolution(F.pad(hidden, ((size - 1) // 2, size // 2)))
+            before = hidden if i > 0 else None
+            hidden, lengths = self.finish(out, before, lengths, activation, self.dropout, self.pool)
         return hidden, lengths
 
     def _first_state(
@@ -265,6 +263,22 @@ class LateFusion(nn.Module):
         added = metadata @ self.weight + self.bias
         steps = None if logits.steps is None else (logits.steps * self.scale + added[:, None]) * mask[:, :, None]
         return Logits(steps, logits.score * self.scale + added)
+
+
+def _finish(
+    out: Float[Tensor, "batch unit time"],
+    before: Float[Tensor, "batch unit time"] | None,
+    lengths: Int[Tensor, " batch"],
+    activation: nn.Module,
+    dropout: nn.Module,
+    pool: int,
+) -> tuple[Float[Tensor, "batch unit step"], Int[Tensor, " batch"]]:
+    """Return what a convolution's output becomes for the next one, and its lengths; `before` is what it read."""
+    out = dropout(activation(out))
+    hidden = out if before is None else before + out
+    # Padding must look to the next convolution like the zeros beyond the end of a sequence.
+    hidden = hidden * step_mask(lengths, hidden.shape[2], hidden.dtype)[:, None]
+    return mean_pool(hidden, lengths, pool) if pool > 1 else (hidden, lengths)
 
 
 def step_mask(lengths: Int[Tensor, " batch"], steps: int, dtype: torch.dtype) -> Float[Tensor, "batch step"]:

@@ -37,3 +37,8 @@ def stream(seed: int) -> Iterator[None]:
         yield
     finally:
         _stream.generator = None
+
+
+def draws_from_stream() -> bool:
+    """Whether `Dropout` in this thread draws from a stream of its own."""
+    return getattr(_stream, "generator", None) is not None

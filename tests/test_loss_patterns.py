@@ -52,15 +52,16 @@ def search(table: pl.DataFrame, odds: Floats, value: Floats, seed: int = 0) -> S
 # The test
 
 
-def test_what_people_add_is_the_score_of_the_interaction() -> None:
+@pytest.mark.parametrize("less", [0.0, 0.2])
+def test_what_people_add_is_the_score_of_the_interaction(less: float) -> None:
     """The sum of contributions against a numerical derivative of the likelihood, profiled over the nuisance."""
     table, signal, rng = people(0, 300)
     inside = (table["device"] == "old").to_numpy()
     value = labels(rng, table, signal * np.where(inside, 0.3, 1.0) + 0.8 * inside)
     it = Telling(expit(signal), value, np.arange(300), 300)
-    found = it.contributions(inside)
+    found = it.contributions(inside, less)
     assert found is not None
-    design = np.column_stack([it._curve, inside])
+    design = np.column_stack([np.where(inside[:, None], (1 - less) * it._curve, it._curve), inside])
 
     def best(slope: float, tells: Floats) -> float:
         def minus(at: Floats) -> float:
@@ -95,6 +96,35 @@ def test_chances_are_even_where_nothing_is_to_be_found() -> None:
     assert len(chances) > 180
     share = np.mean(np.array(chances) <= 0.1)
     assert 0.02 <= share <= 0.14  # of some 30 people inside it is cautious
+
+
+def test_flatter_by_a_fifth_is_no_more_than_that() -> None:
+    """Of curves flatter by a fifth, one in ten at most lies below 0.1; of level ones nearly none; of flat ones most."""
+    chances = []
+    for seed in range(120):
+        table, signal, rng = people(seed, 800)
+        inside = (table["device"] == "old").to_numpy()
+        users = np.arange(800)
+        for slope in (0.8, 1.0, 0.1):
+            value = labels(rng, table, np.where(inside, slope * signal - 0.7, signal))
+            found = Telling(expit(signal), value, users, 800).contributions(inside, 0.2)
+            assert found is not None
+            chances.append(chance_of(found, flips=500, seed=seed))
+    fifth, none, all_of_it = (np.array(chances).reshape(-1, 3) <= 0.1).mean(axis=0)
+    assert 0.03 <= fifth <= 0.17
+    assert none < fifth / 2
+    assert all_of_it > 0.9
+
+
+def test_what_is_hardly_worse_is_not_named_however_many_people_there_are() -> None:
+    tried = 0
+    for seed in range(3):
+        table, signal, rng = people(600 + seed, 20_000)
+        old = (table["device"] == "old").to_numpy()
+        it = search(table, signal, labels(rng, table, np.where(old, 0.82 * signal, signal)))
+        tried += any("device = old" in words for words, _ in it.tried)
+        assert not it.patterns
+    assert tried >= 2  # it was seen, and is beyond chance
 
 
 def test_signs_of_few_people_are_all_there_is() -> None:

@@ -3,7 +3,7 @@
 By hand one sorts by error, looks at the worst, has an idea, and checks that it does not hold in wins as well (M.
 Matelis and A. Singh, "Debuggable Deep Learning", 2019: who works out a lot, and who travels). Here ideas are all single
 conditions on what is known of weeks, and pairs of those that look best; what looks best on one half is put to the other
-half, where nothing was chosen, corrected for how many were.
+half, where nothing was chosen, corrected for how many were. There scores have to tell less by more than a fifth.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ _Strength = tuple[float, tuple[int, ...]]
 """Standard deviations, and of which conditions."""
 
 LEVEL = 0.02
-"""Probability of naming any pattern where there is none."""
+"""Probability of naming any pattern where there is none in which scores tell less by more than `LESS`."""
+
+LESS = 0.2
+"""Share by which scores may tell less inside without that being worth a name. No network is as good everywhere, and of
+enough people every small difference is beyond chance."""
 
 MOST_TRIED = 5
 """Patterns put to the half kept aside."""
@@ -128,11 +132,16 @@ class _Half:
     def can_tell(self) -> bool:
         return bool(self.conditions(np.ones(len(self.users), dtype=bool)))
 
-    def contributions(self, asked: dict[int, Telling], rows: Flags, inside: Flags) -> dict[int, Floats]:
+    def contributions(
+        self, asked: dict[int, Telling], rows: Flags, inside: Flags, less: float = 0.0
+    ) -> dict[int, Floats]:
         """Return what each person adds, by condition; of those that say something of the pattern."""
         if not large_enough(inside[rows], self.users[rows]):
             return {}
-        each = {place: it.contributions(inside[rows & ~np.isnan(self.values[:, place])]) for place, it in asked.items()}
+        each = {
+            place: it.contributions(inside[rows & ~np.isnan(self.values[:, place])], less)
+            for place, it in asked.items()
+        }
         return {place: it for place, it in each.items() if it is not None}
 
 
@@ -236,7 +245,7 @@ def _test(
     chances, deviations = [], []
     for i, it in enumerate(chosen):
         rows = ~np.logical_or.reduce([np.zeros(len(half.users), dtype=bool), *members[:i], *members[i + 1 :]])
-        found = half.contributions(half.conditions(rows), rows, members[i] & rows)
+        found = half.contributions(half.conditions(rows), rows, members[i] & rows, LESS)
         total = sum((found[place] for place in it.scope if place in found), np.zeros(half.people))
         chances.append(chance_of(total, seed=seed) if total.any() else 1.0)
         deviations.append(deviation(total))

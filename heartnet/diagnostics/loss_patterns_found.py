@@ -18,9 +18,10 @@ class LossPattern:
     Attributes:
         clauses: what it is.
         scope: the conditions it was found in, together.
-        chance: probability of as much by chance on the half kept aside, corrected for how many were tried.
-        deviation: standard deviations by which scores tell less inside, there; like `chance` with the weeks of all
-            other patterns that were tried left out.
+        chance: probability of as much on the half kept aside if scores told no more than a fifth less
+            (`heartnet.diagnostics.loss_patterns.LESS`), corrected for how many were tried.
+        deviation: standard deviations by which scores tell less inside than a fifth less, there; like `chance` with
+            the weeks of all other patterns that were tried left out.
         weeks, people: in which it holds, on both halves.
         alike: patterns that say the same, in words, the best first.
         groups: of each condition of the scope, the scores inside and outside, on the half kept aside.

@@ -4,7 +4,7 @@ The question is put to the label given the score. In log odds, let the label dep
 and on the pattern by a constant, which takes up that more of these people, or fewer, have it than the scores say. What
 is left to ask is whether the curve is flatter inside. So neither a higher base rate, nor metadata that tell rightly,
 nor scores of a narrow range make a pattern, whereas scores that mean less than elsewhere do: their losses are not
-matched by as many wins.
+matched by as many wins. One can also ask whether it is flatter by more than some share.
 
 The number is a score test: nothing is fitted with the interaction in it. A person's contributions, of all weeks and
 conditions, go together, and flipping the signs of people's contributions gives its distribution where nothing is to be
@@ -53,14 +53,18 @@ class Telling:
         self._curve = _curve(score)
         self._start = _fit(self._curve, value, np.zeros(self._curve.shape[1]), 25)
 
-    def contributions(self, inside: Bool[np.ndarray, " week"]) -> Floats | None:
+    def contributions(self, inside: Bool[np.ndarray, " week"], less: float = 0.0) -> Floats | None:
         """Return what each person adds, `[people]`; a sum below 0 says that scores tell less inside.
 
         None if too few inside have it or have it not.
+
+        Args:
+            inside: where the pattern holds.
+            less: share by which the curve is taken to be flatter inside; a sum below 0 says that it is flatter yet.
         """
         if min(self._people(inside & (self.value == each)) for each in (0, 1)) < FEWEST_OF_EACH:
             return None
-        nuisance = np.column_stack([self._curve, inside])
+        nuisance = np.column_stack([self._curve * (1 - less * inside)[:, None], inside])
         fitted = _fit(nuisance, self.value, np.append(self._start, 0.0), _STEPS)
         tells = self._curve @ fitted[:-1]
         expected = _logistic(nuisance @ fitted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from heartnet.diagnostics.comparison import FEWEST
+from heartnet.diagnostics.loss_patterns import LESS
 from heartnet.diagnostics.loss_patterns_found import LossPattern, Search
 from heartnet.diagnostics.loss_patterns_groups import InAndOut
 from heartnet.findings import Finding
@@ -112,8 +113,9 @@ def _finding(
         if told
         else f"On the half of the {people} kept aside too few inside have a condition, or have it not, for an AUROC",
         *([f"Too few inside to tell each by itself: {', '.join(few)}"] if told and few else []),
-        f"So much by chance{', with the weeks of the others left out,' if len(search.tried) > 1 else ''} in "
-        f"{it.chance:.2g} of cases, corrected for {len(search.tried)} tried of {search.looked_at:,} looked at",
+        f"If scores told only {LESS:.0%} less there, so much would be seen in {it.chance:.2g} of cases"
+        f"{', with the weeks of the others left out' if len(search.tried) > 1 else ''}, corrected for "
+        f"{len(search.tried)} tried of {search.looked_at:,} looked at",
         *([f"Much the same: {'; '.join(it.alike)}"] if it.alike else []),
         _REMEDIES[kinds[0]],
     ]

@@ -13,7 +13,7 @@ import pytorch_lightning as lightning
 from heartnet.ablation_weeks import ProbeOf, ablations
 from heartnet.diagnostics.ablation import Ablation
 from heartnet.diagnostics.reliance import reliance
-from heartnet.diagnostics.reliance_verdicts import CHECK, ablation_finding, reliance_findings, too_few
+from heartnet.diagnostics.reliance_verdicts import CHECK, ablation_finding, blind, reliance_findings, too_few
 from heartnet.errors import HeartnetError
 from heartnet.figure_reliance import reliance_figure
 from heartnet.findings import Finding
@@ -67,7 +67,7 @@ class MetadataReliance(OnPredictions):
 
     Args:
         every_n_epochs: look at the validation after each n-th epoch.
-        draws: resamples of people for an interval; fewer of more than 200,000 weeks.
+        draws: resamples of people for an interval, of weeks where these were split; fewer of more than 200,000 weeks.
         ablate: false leaves the ablation out.
         weeks: that it is done on, at most, shared equally by all people; of more people, of some chosen at random.
         permutations: how often each input is permuted.
@@ -144,7 +144,8 @@ class MetadataReliance(OnPredictions):
         wear = table["wear_hours"].cast(float).fill_null(np.nan).to_numpy()
         metadata = _metadata(predicted, table, target)
         it = reliance(
-            target, score, value, users, metadata, kind=predicted.kind, wear_hours=wear, draws=self.draws
+            target, score, value, users, metadata, kind=predicted.kind, by=predicted.by, wear_hours=wear,
+            draws=self.draws,
         )  # fmt: skip
         numbers = it.numbers() | (lost.numbers() if lost is not None else {})
         log(trainer, {f"{CHECK}/{predicted.split}/{name}/{target}": each for name, each in numbers.items()})
@@ -153,7 +154,7 @@ class MetadataReliance(OnPredictions):
             draw(trainer, f"{CHECK}/{predicted.split}/{target}", figure)
         sees = settings["model.metadata"] != "none" if "model.metadata" in settings else None
         found = reliance_findings(it, predicted.split, sees_metadata=sees, **about)
-        if lost is not None and not too_few(it):
+        if lost is not None and (blind(lost) or not too_few(it)):
             found.append(ablation_finding(lost, predicted.split, all_weeks=it.weeks, settings=settings, **about))
         return found
 

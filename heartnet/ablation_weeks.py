@@ -48,7 +48,7 @@ def ablations(
         probe: `probe(module, batch)`, for a module that cannot be guessed.
         weeks: at most so many, as many of each person as can be, chosen at random, always the same.
         permutations: how often each input is permuted.
-        draws: resamples of people.
+        draws: resamples.
 
     Raises:
         HeartnetError: the weeks cannot be read again, or the network now says something else of them.
@@ -88,7 +88,7 @@ def ablations(
         lost = losses(
             target, slope * before[:, i] + start,
             {key: slope * each[:, :, i] + start for key, each in after.items()},
-            value, users.to_numpy().astype(str), kind=predicted.kind, draws=draws,
+            value, users.to_numpy().astype(str), kind=predicted.kind, by=predicted.by, draws=draws,
         )  # fmt: skip
         if lost is not None:
             found[target] = lost

@@ -42,7 +42,7 @@ def pooled_ablations(
         probe: `probe(module, batch)`, for a module that cannot be guessed.
         weeks: of all folds, as many of each person as can be.
         permutations: how often each input is permuted.
-        draws: resamples of people.
+        draws: resamples.
 
     Raises:
         HeartnetError: a network now says something else of its weeks, or no fold's weeks can be read again.
@@ -73,7 +73,7 @@ def pooled_ablations(
             _together(asked),
             np.concatenate([value for _, _, value in asked]),
             np.concatenate([users for _, users, _, _ in parts]),
-            kind=predicted.kind, draws=draws,
+            kind=predicted.kind, by=predicted.by, draws=draws,
         )  # fmt: skip
         if lost is not None:
             found[target] = lost

@@ -271,3 +271,28 @@ def test_the_verdicts_words() -> None:
     one = ablation_finding(replace(ablation_of(cohort(0, people=14)), having=1, without=1), "test", all_weeks=28)
     assert one.message.startswith("People with it: 1, without it: 1; fewer than 10 of each are too few")
     assert (one.value, one.limit) == (None, None)
+    # That scores stay the same does not depend on how many people there are.
+    tiny = ablation_finding(ablation_of(cohort(0, people=14, sensors=0.0)), "test", all_weeks=28)
+    assert tiny.message.startswith("It does not look at the sensors")
+    assert "AUROC" not in tiny.message
+    assert "too few to tell" in ablation_finding(replace(it, weeks=9, having=4, without=5), "test", all_weeks=9).message
+
+
+def test_where_weeks_were_split_weeks_are_resampled() -> None:
+    probes, _, value = cohort(0)
+    one = np.zeros(len(value))
+    before, after = ablated_scores(probes, one, metadata=1, fields=FIELDS)
+    of_target = {key: each[:, :, 0] for key, each in after.items()}
+    by_user, by_week, same = (
+        losses("x", before[:, 0], of_target, value, users, by=by, draws=100)
+        for users, by in ((one, "user"), (one, "week"), (np.arange(len(value)), "user"))
+    )
+    assert by_user is not None
+    assert by_week is not None
+    assert same is not None
+    assert np.isnan(by_user.whole.low)
+    assert by_week.whole == same.whole
+    assert [each.loss for each in by_week.parts] == [each.loss for each in same.parts]
+    assert (by_week.users, by_week.having + by_week.without) == (1, len(value))
+    said = ablation_finding(by_week, "test", all_weeks=len(value))
+    assert "weeks of 1 person, resampled week by week: nothing is said of new people" in said.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,26 @@ def test_users_are_dealt_into_folds_alike_in_their_labels() -> None:
     assert {len(set(fold[users == each])) for each in range(500)} == {1}
     assert np.ptp(np.bincount(fold)) == 0
     assert np.ptp(np.bincount(fold[users % 9 == 0])) <= 2, "one person has two weeks"
+
+
+def test_where_weeks_were_split_weeks_are_resampled() -> None:
+    made = cohort(0, people=40, weeks=5)
+    wear = np.random.default_rng(0).uniform(20, 160, 200)
+    alone = reliance("diabetes", **made | {"users": np.zeros(200)}, by="week", wear_hours=wear, draws=DRAWS)
+    each = reliance("diabetes", **made | {"users": np.arange(200)}, draws=DRAWS)
+    for name in ("auroc", "metadata_auroc", "gain", "rank", "given_metadata", "given_score"):
+        assert getattr(alone, name) == getattr(each, name)
+        assert getattr(alone, name).low < getattr(alone, name).high
+    assert (alone.users, alone.having + alone.without) == (1, 200)
+    both, people = (reliance("diabetes", **made, by=by, wear_hours=wear, draws=DRAWS) for by in ("week", "user"))
+    assert both.rank != people.rank
+    for name in ("between", "within", "share_within", "range", "wear", "several", "users"):
+        assert getattr(both, name) == getattr(people, name), "how scores move is of people"
+    follows, wavers = reliance_findings(both, "test")
+    assert "200 weeks of 40 people, resampled week by week: nothing is said of new people" in follows.message
+    assert "Of 40 people with several weeks" in wavers.message
+    [few] = reliance_findings(replace(alone, having=3), "test")[:1]
+    assert few.message.startswith("Weeks with it: 3, without it: ")
 
 
 def test_with_heartnets_data_it_is_fitted_on_the_training_split(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from heartnet.diagnostics.ablation_changes import (
     unchanged,
     without_channels,
 )
+from heartnet.diagnostics.comparison import Unit
 from heartnet.diagnostics.isolate import device_of, isolated
 from heartnet.diagnostics.probe import Probe
 from heartnet.resampling import Interval, auroc, by_label, explained, intervals
@@ -60,14 +61,16 @@ class Ablated:
 
 @dataclass(frozen=True)
 class Ablation:
-    """What is lost, of one target.
+    """What is lost, of one target; where weeks were split and not people, intervals are from resampling weeks.
 
     Attributes:
         target: its name.
         kind: of the task.
         weeks: that were looked at and whose target is known.
         users: how many people they are of.
-        having, without: of a condition, how many of them have it in some week, and have it not in some week.
+        by: what was split, and is resampled.
+        having, without: of a condition, how many of them have it in some week, and have it not in some week; by week,
+            how many weeks.
         whole: the score with all inputs.
         parts: what is lost with each.
         lean: `LITTLE` times the loss of the metadata, less that of the sensors, both permuted; above 0 the network
@@ -79,6 +82,7 @@ class Ablation:
     kind: Kind
     weeks: int
     users: int
+    by: Unit
     having: int
     without: int
     whole: Interval
@@ -165,6 +169,7 @@ def losses(
     users: Shaped[np.ndarray, " week"],
     *,
     kind: Kind = "conditions",
+    by: Unit = "user",
     draws: int = 1000,
     seed: int = 0,
 ) -> Ablation | None:
@@ -177,7 +182,8 @@ def losses(
         value: 1 or 0, or the synthetic target; NaN is unknown.
         users: whose week each is.
         kind: of the task.
-        draws: resamples of people.
+        by: what was split, and is resampled.
+        draws: resamples.
         seed: of the draws.
 
     Returns:
@@ -202,8 +208,9 @@ def losses(
         contrast = LITTLE * lean[1] - lean[0] if len(both) == 2 else np.full_like(first, np.nan)
         return np.concatenate([first[None], first - lost, lost, contrast[None]])
 
-    strata = by_label(users, value) if conditions else None
-    found = intervals(statistic, users, strata, draws=draws, seed=seed)
+    drawn = users if by == "user" else np.arange(len(users))
+    strata = by_label(drawn, value) if conditions else None
+    found = intervals(statistic, drawn, strata, draws=draws, seed=seed)
     count = len(names)
     parts = zip(names, found[1 : 1 + count], found[1 + count : 1 + 2 * count], strict=True)
     looks = (METADATA, "permuted") in after and bool((after[METADATA, "permuted"] != before).any())
@@ -212,8 +219,9 @@ def losses(
         kind=kind,
         weeks=len(value),
         users=len(np.unique(users)),
-        having=len(np.unique(users[value == 1])) if conditions else 0,
-        without=len(np.unique(users[value == 0])) if conditions else 0,
+        by=by,
+        having=len(np.unique(drawn[value == 1])) if conditions else 0,
+        without=len(np.unique(drawn[value == 0])) if conditions else 0,
         whole=found[0],
         parts=tuple(Ablated(what, how, left, loss) for (what, how), left, loss in parts),
         lean=found[-1] if looks else None,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float, Shaped
 
-from heartnet.diagnostics.comparison import logits_of
+from heartnet.diagnostics.comparison import Unit, logits_of
 from heartnet.resampling import Interval, Statistic, auroc, by_label, merged_intervals, sum_intervals
 from heartnet.tasks import Kind
 
@@ -24,7 +24,10 @@ _FEWEST_DRAWS = 200
 
 @dataclass(frozen=True)
 class Reliance:
-    """What the scatter of the network's score over the metadata model's shows; intervals are from resampling people.
+    """What the scatter of the network's score over the metadata model's shows, with intervals.
+
+    They are from resampling people; where weeks were split and not people, from resampling weeks, except those of how
+    scores move from week to week, for these are of people.
 
     Attributes:
         target: its name.
@@ -32,7 +35,9 @@ class Reliance:
         weeks: of which the target is known.
         users: how many people they are of.
         diverged: weeks whose score is NaN or infinite; if any, nothing below is known.
-        having, without: of a condition, how many people have it in some week, and have it not in some week.
+        by: what was split, and is resampled.
+        having, without: of a condition, how many people have it in some week, and have it not in some week; by week,
+            how many weeks.
         several: people with several weeks (of the same label, where that changes).
         auroc: the network's, for a condition.
         metadata_auroc: the metadata model's, likewise.
@@ -56,6 +61,7 @@ class Reliance:
     weeks: int
     users: int
     diverged: int = 0
+    by: Unit = "user"
     having: int = 0
     without: int = 0
     several: int = 0
@@ -91,6 +97,7 @@ def reliance(
     metadata: Float[np.ndarray, " week"] | None,
     *,
     kind: Kind = "conditions",
+    by: Unit = "user",
     wear_hours: Float[np.ndarray, " week"] | None = None,
     draws: int = 1000,
     seed: int = 0,
@@ -104,31 +111,33 @@ def reliance(
         users: whose week each is.
         metadata: the scores of a model on age, sex and BMI; None if there is none.
         kind: of the task.
+        by: what was split, and is resampled.
         wear_hours: NaN where unknown; None is unknown.
-        draws: resamples of people; fewer of very many weeks.
+        draws: resamples; fewer of very many weeks.
         seed: of the draws.
     """
     people, user = np.unique(users, return_inverse=True)
     conditions = kind == "conditions"
-    bare = Reliance(target, kind, len(score), len(people), int((~np.isfinite(score)).sum()))
+    bare = Reliance(target, kind, len(score), len(people), int((~np.isfinite(score)).sum()), by)
+    drawn = user if by == "user" else np.arange(len(user))
     if conditions:
-        having, without = (len(np.unique(user[value == each])) for each in (1, 0))
+        having, without = (len(np.unique(drawn[value == each])) for each in (1, 0))
         bare = replace(bare, having=having, without=without)
     if bare.diverged or not bare.weeks:
         return bare
     options = {"draws": min(draws, max(_MOST_CELLS // len(score), _FEWEST_DRAWS)), "seed": seed}
-    strata = by_label(user, value) if conditions else None
+    strata = by_label(drawn, value) if conditions else None
     if conditions and bare.having and bare.without:
         arrays = (score, score if metadata is None else metadata, value)
-        own, other, gain = merged_intervals(_aurocs, arrays, user, strata, **options)
+        own, other, gain = merged_intervals(_aurocs, arrays, drawn, strata, **options)
         bare = replace(bare, auroc=own)
         if metadata is not None:
             bare = replace(bare, metadata_auroc=other, gain=gain)
     if metadata is not None:
         arrays = (score, metadata, value)
-        rank, given_metadata, given_score = merged_intervals(relations, arrays, user, strata, **options)
+        rank, given_metadata, given_score = merged_intervals(relations, arrays, drawn, strata, **options)
         bare = replace(bare, rank=rank, given_metadata=given_metadata, given_score=given_score)
-    return _from_week_to_week(bare, score, value, user, wear_hours, strata, options)
+    return _from_week_to_week(bare, score, value, user, wear_hours, options)
 
 
 def relations(
@@ -198,7 +207,6 @@ def _from_week_to_week(
     value: Floats,
     user: npt.NDArray[np.int64],
     wear_hours: Floats | None,
-    strata: npt.NDArray[np.bool_] | None,
     options: Mapping[str, Any],
 ) -> Reliance:
     """Add what is known of the weeks of a person; where a label changes, of its weeks of the same label."""
@@ -209,6 +217,7 @@ def _from_week_to_week(
     count = len(np.unique(user[several[group]]))
     if not count or len(sizes) < 2:
         return replace(bare, several=count)
+    strata = by_label(user, value) if bare.kind == "conditions" else None
     shown = logits_of(score) if bare.kind == "conditions" else score
     lowest, highest = np.full(len(sizes), np.inf), np.full(len(sizes), -np.inf)
     np.minimum.at(lowest, group, score)

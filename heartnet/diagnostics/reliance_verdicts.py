@@ -47,7 +47,7 @@ def reliance_findings(
     if few:
         found = [Finding(CHECK, "warn", where, None, None, "", _too_few(it), (), step)]
     else:
-        who = _who(it.weeks, it.users, simulated=simulated)
+        who = _who(f"{it.weeks:,}", it, simulated=simulated)
         found = [_follows(it, f"{where}, metadata", sees_metadata, who, step)]
     if it.kind == "conditions" and not (few and it.several < FEWEST):
         found.append(_wavers(it, f"{where}, week to week", step))
@@ -55,8 +55,15 @@ def reliance_findings(
 
 
 def too_few(it: Reliance | Ablation) -> bool:
-    """Tell whether there are too few people with a condition, or without it, for a verdict."""
-    return min(it.having, it.without) < FEWEST if it.kind == "conditions" else it.users < 2 * FEWEST
+    """Tell whether there are too few people (or weeks, where these were split) with a condition, or without it."""
+    if it.kind == "conditions":
+        return min(it.having, it.without) < FEWEST
+    return (it.users if it.by == "user" else it.weeks) < 2 * FEWEST
+
+
+def blind(it: Ablation) -> bool:
+    """Tell whether scores stay the same with other readings: of few people, too."""
+    return it.blind and it.weeks >= FEWEST
 
 
 def ablation_finding(
@@ -82,7 +89,7 @@ def ablation_finding(
     unit = "AUROC" if conditions else "of the variance"
     where, chance = f"{split}: {it.target}, ablation", 0.5 if conditions else 0.0
     some = f"{it.weeks:,} of {all_weeks:,}" if it.weeks < all_weeks else f"{it.weeks:,}"
-    who = f"{some} {'simulated ' if simulated else ''}weeks of {_people(it.users)}"
+    who = _who(some, it, simulated=simulated)
     sensors = it.loss(SENSORS)
     assert sensors is not None
     score = "AUROC" if conditions else "Share of variance explained"
@@ -92,16 +99,16 @@ def ablation_finding(
         value = None if math.isnan(sensors.value) else round(sensors.value, 4)
         return Finding(CHECK, status, where, value, None if value is None else 0.0, unit, message, try_, step)
 
+    if blind(it):
+        message = (
+            "It does not look at the sensors: its scores stay the same with all readings of another week. Do these "
+            f"reach it, and is there a gradient (callback wiring)? {'' if too_few(it) else numbers}"
+        ).strip()
+        return finding("warn", message, *_without_metadata(settings))
     if too_few(it):
         more = f" Of {some} weeks; more may tell (argument `weeks`)." if it.weeks < all_weeks else ""
         message = f"{_too_few(it)}{more}"
         return Finding(CHECK, "warn", where, None, None, "", message, (), step)
-    if it.blind:
-        message = (
-            "It does not look at the sensors: its scores stay the same with all readings of another week. Do these "
-            f"reach it, and is there a gradient (callback wiring)? {numbers}"
-        )
-        return finding("warn", message, *_without_metadata(settings))
     if it.lean is not None and it.lean.low > 0:
         metadata = it.loss(METADATA)
         assert metadata is not None
@@ -199,15 +206,19 @@ def _without_metadata(settings: Mapping[str, object] | None) -> tuple[str, ...]:
 
 def _too_few(it: Reliance | Ablation) -> str:
     """Return words that are the same of one as of many, so that targets fold into one row."""
+    who, count = ("People", it.users) if it.by == "user" else ("Weeks", it.weeks)
     if it.kind == "conditions":
-        who, least = f"People with it: {it.having:,}, without it: {it.without:,}", f"{FEWEST} of each"
+        has, fewest = f"{who} with it: {it.having:,}, without it: {it.without:,}", f"{FEWEST} of each"
     else:
-        who, least = f"People: {it.users:,}", f"{2 * FEWEST}"
-    return f"{who}; fewer than {least} are too few to tell what it relies on. TensorBoard has the numbers of these few."
+        has, fewest = f"{who}: {count:,}", f"{2 * FEWEST}"
+    few = f"{has}; fewer than {fewest} are too few to tell what it relies on."
+    return f"{few} TensorBoard has the numbers of these few."
 
 
-def _who(weeks: int, users: int, *, simulated: bool) -> str:
-    return f"{weeks:,} {'simulated ' if simulated else ''}weeks of {_people(users)}"
+def _who(weeks: str, it: Reliance | Ablation, *, simulated: bool) -> str:
+    own = f"{weeks} {'simulated ' if simulated else ''}weeks of {_people(it.users)}"
+    # Not people: the same ones were trained on.
+    return own if it.by == "user" else f"{own}, resampled week by week: nothing is said of new people"
 
 
 def _people(count: int) -> str:

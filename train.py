@@ -159,6 +159,7 @@ def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetMo
     import torch
 
     from heartnet import terminal
+    from heartnet.batch_size import batch_size_of, fitting_batch_size
     from heartnet.model import pieces
     from heartnet.model.compiled import compile_convolutions
     from heartnet.run_checks import check_monitor, check_resumable
@@ -175,6 +176,11 @@ def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetMo
     terminal.print_data(data)
     check_monitor(config.checkpoint.get("monitor"), data)
     module = build_module(config, data)
+    if config.data.get("batch_size") == "auto":
+        begun = config.ckpt_path or (folder / "checkpoints" / PRETRAINING).is_file()
+        size = batch_size_of(folder) if begun else fitting_batch_size(data, module, trainer)
+        data.batch_size = config.data.batch_size = size.weeks
+        terminal.print_line(size.why)
     if config.get("compile"):
         compile_convolutions(module.network, trainer.strategy.root_device)
     if config.ckpt_path:

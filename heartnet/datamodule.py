@@ -31,6 +31,9 @@ from heartnet.weeks import Weeks
 
 SplitBy = Literal["user", "week"]
 
+BATCH_SIZE = 8
+"""Weeks a batch unless something else is asked for: on a CPU larger batches are no faster."""
+
 
 class WeeksDataModule(pl.LightningDataModule):
     """Serves weeks to a network.
@@ -42,7 +45,8 @@ class WeeksDataModule(pl.LightningDataModule):
     Args:
         weeks: the data.
         task: what is predicted. Weeks without any known target are left out and counted in `without_target`.
-        batch_size: weeks a batch.
+        batch_size: weeks a batch. With `auto` it is `BATCH_SIZE`, until somebody who knows network and device sets the
+            attribute: `train.py` does, to what `heartnet.batch_size` finds.
         val_share: share of people for validation.
         test_share: share of people for the test.
         split_by: `user` keeps all weeks of a person in one split; `week` does not, for data of one or two people.
@@ -65,7 +69,7 @@ class WeeksDataModule(pl.LightningDataModule):
         weeks: Weeks,
         task: Task,
         *,
-        batch_size: int = 8,
+        batch_size: int | Literal["auto"] = BATCH_SIZE,
         val_share: float = 0.15,
         test_share: float = 0.15,
         split_by: SplitBy = "user",
@@ -82,14 +86,17 @@ class WeeksDataModule(pl.LightningDataModule):
         super().__init__()
         if view not in VIEWS:
             raise HeartnetError(f"data.view={view}: must be readings or hourly.{did_you_mean(view, VIEWS)}")
-        if batch_size < 1:
-            raise HeartnetError(f"data.batch_size={batch_size}: must be at least 1")
+        if batch_size == "auto":
+            batch_size = BATCH_SIZE
+        if isinstance(batch_size, str) or batch_size < 1:
+            raise HeartnetError(f"data.batch_size={batch_size}: must be at least 1, or auto")
         if split_by not in ("user", "week"):
             raise HeartnetError(f"data.split_by={split_by}: must be user or week")
         if len(weeks) == 0:
             raise HeartnetError("the data holds no weeks; `heartnet describe` shows what was dropped, and why")
         self.weeks, self.task, self.unlabelled = weeks, task, unlabelled
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size: int = batch_size
+        self.seed = seed
         self.view, self.mask_channel = view, mask_channel or view == "hourly"
         self.split_by, self.folds = split_by, folds
         self.targets = task.names(weeks)
@@ -155,7 +162,7 @@ class WeeksDataModule(pl.LightningDataModule):
         return marked["held"].is_not_null().to_numpy()
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        return self._loader(BatchesByLength(self.rows["train"], self._lengths(), self.batch_size, self.seed))
+        return self._loader(BatchesByLength(self.rows["train"], self.lengths(), self.batch_size, self.seed))
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         return self.loader(self.rows["val"])
@@ -165,7 +172,7 @@ class WeeksDataModule(pl.LightningDataModule):
 
     def loader(self, rows: npt.NDArray[np.int64]) -> DataLoader[dict[str, Tensor]]:
         """Return batches of the given weeks, longest first, always in the same order."""
-        order = rows[np.argsort(-self._lengths()[rows], kind="stable")]
+        order = rows[np.argsort(-self.lengths()[rows], kind="stable")]
         return self._loader([order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)])
 
     def _loader(
@@ -174,7 +181,8 @@ class WeeksDataModule(pl.LightningDataModule):
         # A batch is cut and scaled in one go by the data set, so there is nothing to collate, nor for workers to do.
         return DataLoader(_Batches(self), batch_size=None, sampler=batches, pin_memory=torch.cuda.is_available())
 
-    def _lengths(self) -> npt.NDArray[np.int64]:
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Return how many steps the network sees of each week."""
         return np.full(len(self.weeks), HOURS) if self.view == "hourly" else np.diff(self.weeks.offsets)
 
     def seen(self, row: int, weeks: Weeks | None = None) -> npt.NDArray[np.float32]:
@@ -199,7 +207,7 @@ class WeeksDataModule(pl.LightningDataModule):
 class BatchOptions(TypedDict, total=False):
     """Arguments of `WeeksDataModule` that every kind of data shares."""
 
-    batch_size: int
+    batch_size: int | Literal["auto"]
     val_share: float
     test_share: float
     split_by: SplitBy

@@ -156,7 +156,9 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", help=about, description=about)
     predict.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a run, or a checkpoint itself")
     predict.add_argument("store", type=Path, metavar="STORE", help="weeks that `heartnet prepare` wrote")
-    predict.add_argument("--out", type=Path, metavar="FILE", required=True, help="where the scores go, FILE.parquet")
+    predict.add_argument(
+        "--out", type=Path, metavar="FILE", required=True, help="where the scores go, FILE.parquet or .csv"
+    )
     by = "user: one score a person, in the way that the run chose; user=WAY: in another way (default: week)"
     predict.add_argument("--by", default="week", metavar="WHAT", help=by)
     predict.add_argument("--overwrite", action="store_true", help="replace the file that is there")

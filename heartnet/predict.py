@@ -24,7 +24,7 @@ from heartnet.folders import short
 from heartnet.measured import check_measured, unlike_training
 from heartnet.network_inputs import padded, seen_of
 from heartnet.predict_people import asked, people_account, ways_of, write_people
-from heartnet.prediction_file import PredictionFile
+from heartnet.prediction_file import ENDINGS, PredictionFile, put
 from heartnet.predictions import known_of, prediction_rows, scored_weeks
 from heartnet.progress import predicting
 from heartnet.resampling import Interval, auroc, by_label, explained, interval, mean
@@ -64,14 +64,14 @@ def predict_command(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(
         prefix=f".{arguments.out.name}.weeks-", dir=arguments.out.absolute().parent
     ) as own:
-        out = arguments.out if ways is None else Path(own) / "weeks.parquet"
-        predict(
-            chosen, weeks, out, split=split, batch_size=arguments.batch_size, device=_device(arguments.device)
-        )  # fmt: skip
+        scores = Path(own) / "weeks.parquet"
+        predict(chosen, weeks, scores, split=split, batch_size=arguments.batch_size, device=_device(arguments.device))
         if ways is None:
-            _print_account(chosen, weeks, out)
+            put(scores, arguments.out)
+            # A Parquet file has been moved there.
+            _print_account(chosen, weeks, scores if scores.exists() else arguments.out, arguments.out)
         else:
-            table = write_people(out, arguments.out, ways)
+            table = write_people(scores, arguments.out, ways)
             for renderable in people_account(chosen, table, ways, weeks.simulated, arguments.out):
                 Console(highlight=False).print(renderable, soft_wrap=isinstance(renderable, str), markup=False)
 
@@ -213,8 +213,8 @@ def _device(name: str) -> torch.device:
 
 
 def _check_out(out: Path, *, overwrite: bool) -> None:
-    if out.suffix != ".parquet":
-        raise HeartnetError(f"--out {out}: the scores are written as Parquet; give a name that ends in .parquet")
+    if out.suffix not in ENDINGS:
+        raise HeartnetError(f"--out {out}: scores are written as {' or '.join(ENDINGS)}; give a name that ends so")
     if not out.absolute().parent.is_dir():
         raise HeartnetError(f"--out {out}: the folder {out.absolute().parent} does not exist; create it")
     if out.is_dir():
@@ -223,7 +223,7 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
         raise HeartnetError(f"--out {out}: exists already; choose another name, or replace it with --overwrite")
 
 
-def _print_account(chosen: Chosen, weeks: Weeks, out: Path) -> None:
+def _print_account(chosen: Chosen, weeks: Weeks, scores: Path, out: Path) -> None:
     console = Console(highlight=False)
 
     def say(text: str) -> None:
@@ -240,9 +240,9 @@ def _print_account(chosen: Chosen, weeks: Weeks, out: Path) -> None:
     for head in (module.kind if not conditions else "condition", "mean score", *heads):
         table.add_column(head, overflow="fold", justify="left" if not table.columns else "right")
     for target in module.targets:
-        table.add_row(target, *_cells(out, target, conditions=conditions))
+        table.add_row(target, *_cells(scores, target, conditions=conditions))
     console.print(table)
-    rows = pl.scan_parquet(out, glob=False)
+    rows = pl.scan_parquet(scores, glob=False)
     split = rows.group_by("split").agg(pl.col("week").n_unique()).collect()
     trained = int(split.filter(pl.col("split").is_in(["train", "val"]))["week"].sum())
     if trained:

@@ -15,6 +15,7 @@ from heartnet.diagnostics.comparison import FEWEST
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.folders import short
 from heartnet.people import FALLBACK, LEARNED, WAYS, Way, person_table
+from heartnet.prediction_file import put
 from heartnet.resampling import auroc, interval
 
 PEOPLE_COLUMNS = {
@@ -72,7 +73,7 @@ def write_people(weeks: Path, out: Path, ways: Mapping[str, Way]) -> pl.DataFram
 
     Args:
         weeks: predictions of weeks, with the columns `heartnet.predictions.COLUMNS`.
-        out: the file, which appears once it is whole.
+        out: the file, which appears once it is whole; Parquet or CSV, as its name ends.
         ways: by condition.
 
     Raises:
@@ -87,12 +88,12 @@ def write_people(weeks: Path, out: Path, ways: Mapping[str, Way]) -> pl.DataFram
     table = table.with_columns(
         pl.Series("score", score), pl.col("target").replace_strict(kinds, return_dtype=pl.String).alias("way")
     )
-    partial = weeks.with_name("people.parquet")
+    whole = weeks.with_name("people.parquet")
     try:
-        table.select(pl.col(name).cast(dtype) for name, dtype in PEOPLE_COLUMNS.items()).write_parquet(partial)
-        partial.replace(out)
+        table.select(pl.col(name).cast(dtype) for name, dtype in PEOPLE_COLUMNS.items()).write_parquet(whole)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise HeartnetError(f"cannot write {out}: {error}") from error
+    put(whole, out)
     return table
 
 

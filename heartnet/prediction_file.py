@@ -13,6 +13,9 @@ import polars as pl
 from heartnet.errors import HeartnetError
 from heartnet.predictions import COLUMNS
 
+ENDINGS = (".parquet", ".csv")
+"""Of the files that scores are put into."""
+
 ROWS_IN_MEMORY = 1 << 15
 """Rows held before they go to disk, at about 150 bytes each; and rows of a row group."""
 
@@ -96,3 +99,20 @@ class PredictionFile:
         except pl.exceptions.PolarsError as error:
             self.discard()
             raise HeartnetError(f"cannot write {self.path}: {error}") from error
+
+
+def put(whole: Path, out: Path) -> None:
+    """Put a Parquet file where it belongs, on the same disk; as CSV, streamed, where its name ends so.
+
+    Raises:
+        HeartnetError: if it cannot be written; what was there before is then still there.
+    """
+    try:
+        if out.suffix == ".csv":
+            written = whole.with_suffix(".csv")
+            pl.scan_parquet(whole, glob=False).sink_csv(written, maintain_order=True)
+            written.replace(out)
+        else:
+            whole.replace(out)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise HeartnetError(f"cannot write {out}: {error}") from error

@@ -18,6 +18,7 @@ import pytest
 import pytorch_lightning as lightning
 import torch
 import yaml
+from polars.testing import assert_frame_equal
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 import heartnet.predict
@@ -137,6 +138,21 @@ def test_inputs_are_those_of_the_data_module(store: Path, kind: str) -> None:
     batch = data.batch(rows)
     for name in ("inputs", "lengths"):
         assert torch.equal(found[name], batch[name])
+
+
+@pytest.mark.parametrize("by", ["week", "user"])
+def test_scores_as_csv_are_those_of_the_parquet(
+    made: Callable[[str], Path], store: Path, tmp_path: Path, by: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("it.parquet", "it.csv"):
+        assert predict(made("readings"), store, "--out", tmp_path / name, "--by", by) == 0
+        assert f"{name}, one row a" in capsys.readouterr().out
+    expected = pl.read_parquet(tmp_path / "it.parquet")
+    found = pl.read_csv(tmp_path / "it.csv", schema=dict(expected.schema))
+    assert_frame_equal(found, expected, rel_tol=1e-6)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["it.csv", "it.parquet"]
+    assert predict(made("readings"), store, "--out", tmp_path / "it.csv", "--by", by) == 2
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_best_and_last_and_a_file(
@@ -326,7 +342,7 @@ def test_weeks_that_are_partly_unlike_those_trained_on_are_counted(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("{run}", "{store}", "--out", "x.csv"), "ends in .parquet"),
+        (("{run}", "{store}", "--out", "x.xlsx"), "written as .parquet or .csv"),
         (("{run}", "{store}", "--out", "no/x.parquet"), "does not exist; create it"),
         (("{run}", "{store}", "--out", "there.parquet"), "exists already"),
         (("{run}", "{store}", "--out", "folder.parquet"), "is a folder"),

@@ -1,0 +1,54 @@
+"""The losses of training steps on their way to the loggers."""
+
+from __future__ import annotations
+
+import time
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
+
+SECONDS = 1.0
+"""For which losses wait at most, unless a step takes longer, before they are written."""
+
+
+class StepLosses:
+    """Logs the loss of each step as `train/loss`, together with those of the same second.
+
+    That costs a tenth of what `self.log` costs, which is more than all else that Lightning does in a step, and a GPU is
+    waited for once a second in place of at each step. `trainer.log_every_n_steps` holds.
+
+    Logs:
+        `train/loss` by step, and `epoch` at the last of the steps that are written together.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[int, float, Tensor]] = []
+        self.written = 0.0
+
+    def add(self, trainer: pl.Trainer, loss: Tensor) -> None:
+        """Take the loss of a step whose optimiser has not stepped yet."""
+        now, step = time.time(), trainer.global_step
+        trainer.callback_metrics["train/loss"] = loss
+        if (step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.waiting.append((step, now, loss))
+        if now - self.written >= SECONDS:
+            self.write(trainer)
+
+    def write(self, trainer: pl.Trainer) -> None:
+        """Hand over what waits; to be called at the end of an epoch too."""
+        self.written = time.time()
+        if not self.waiting:
+            return
+        steps, times, losses = zip(*self.waiting, strict=True)
+        self.waiting = []
+        values = torch.stack(losses).tolist()
+        trainer.progress_bar_metrics["train/loss"] = values[-1]
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            for step, moment, value in zip(steps, times, values, strict=True):
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_scalar("train/loss", value, step, moment)
+                else:
+                    logger.log_metrics({"train/loss": value}, step=step)
+            logger.log_metrics({"epoch": trainer.current_epoch}, step=steps[-1])

@@ -1,0 +1,113 @@
+"""Every step's loss reaches the loggers once, at its step and its time, however rarely they are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+
+from heartnet import step_losses
+from heartnet.step_losses import StepLosses
+
+
+class Line(lightning.LightningModule):
+    """Logs its loss by `StepLosses`, and the same by `self.log`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        self.losses, self.last = StepLosses(), torch.tensor(0.0)
+
+    def training_step(self, batch: Tensor, index: int) -> Tensor:  # noqa: ARG002
+        loss: Tensor = (self.layer(batch) ** 2).mean()
+        self.log("expected", loss)
+        self.last = loss.detach()
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:  # noqa: ARG002
+        self.losses.add(self.trainer, self.last)
+
+    def on_train_epoch_end(self) -> None:
+        self.losses.write(self.trainer)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Numbers(torch.utils.data.Dataset[Tensor]):
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.tensor([float(index % 7)])
+
+
+def fit(folder: Path, **options: Any) -> tuple[lightning.Trainer, Any]:
+    """Train for two epochs of 12 batches, and return what TensorBoard shows."""
+    torch.manual_seed(0)
+    trainer = lightning.Trainer(
+        max_epochs=2, logger=[TensorBoardLogger(str(folder), name="", version=""), CSVLogger(str(folder), "csv", "")],
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, accelerator="cpu", **options,
+    )  # fmt: skip
+    trainer.fit(Line(), torch.utils.data.DataLoader(Numbers(), batch_size=2))
+    shown = EventAccumulator(str(folder))
+    shown.Reload()
+    return trainer, shown
+
+
+def points(shown: Any, tag: str) -> list[tuple[int, float]]:
+    return [(each.step, each.value) for each in shown.Scalars(tag)]
+
+
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader'")
+@pytest.mark.parametrize("seconds", [0.0, 1000.0])
+@pytest.mark.parametrize(
+    ("every", "accumulate", "steps"), [(1, 1, range(24)), (5, 1, [4, 9, 14, 19]), (1, 3, range(8))]
+)
+def test_losses_are_those_that_lightning_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, every: int, accumulate: int, steps: Any
+) -> None:
+    monkeypatch.setattr(step_losses, "SECONDS", seconds)
+    trainer, shown = fit(tmp_path, log_every_n_steps=every, accumulate_grad_batches=accumulate)
+
+    assert points(shown, "train/loss") == points(shown, "expected")
+    assert [step for step, _ in points(shown, "train/loss")] == list(steps)
+    assert points(shown, "epoch")[-1][1] == 1
+    in_csv = np.genfromtxt(tmp_path / "csv/metrics.csv", delimiter=",", names=True)
+    found = in_csv["trainloss"][~np.isnan(in_csv["trainloss"])]
+    assert found == pytest.approx([value for _, value in points(shown, "train/loss")])
+    assert trainer.callback_metrics["train/loss"] == trainer.callback_metrics["expected"]
+    assert trainer.progress_bar_metrics["train/loss"] == pytest.approx(points(shown, "train/loss")[-1][1])
+
+
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader'")
+def test_losses_keep_the_time_of_their_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_losses, "SECONDS", 1000.0)
+    _, shown = fit(tmp_path, log_every_n_steps=1)
+    ours, expected = ([each.wall_time for each in shown.Scalars(tag)] for tag in ("train/loss", "expected"))
+    assert np.abs(np.subtract(ours, expected)).max() < np.ptp(expected) / 2
+    assert np.ptp(ours) > 0
+
+
+def test_losses_are_written_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 10.0, 10.4, 10.8, 11.2, 11.2, 20.0, 20.0])
+    monkeypatch.setattr("heartnet.step_losses.time.time", lambda: next(clock))
+
+    trainer: Any = SimpleNamespace(
+        callback_metrics={}, progress_bar_metrics={}, log_every_n_steps=1, current_epoch=0, loggers=[],
+        is_global_zero=True,
+    )  # fmt: skip
+    losses, waiting = StepLosses(), []
+    for trainer.global_step in range(5):
+        losses.add(trainer, torch.tensor(float(trainer.global_step)))
+        waiting.append([step for step, _, _ in losses.waiting])
+    assert waiting == [[], [1], [1, 2], [], []]
+    assert trainer.progress_bar_metrics == {"train/loss": 4.0}

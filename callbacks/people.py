@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -85,7 +84,7 @@ class People(OnPredictions):
 
     def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         super().on_test_start(trainer, pl_module)
-        self.chosen = self._choice_of(pl_module, getattr(trainer, "ckpt_path", None))
+        self.chosen = self._chosen_with.get(_fingerprint(pl_module), {})
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         # After each validation, and before Lightning saves: a choice belongs to the weights it was made with.
@@ -135,14 +134,6 @@ class People(OnPredictions):
         table = person_table(predicted.file, predicted.targets)
         parts = {target: table.filter(pl.col("target") == target) for target in predicted.targets}
         return {target: choice(part, draws=self.draws) for target, part in parts.items()}
-
-    def _choice_of(self, module: lightning.LightningModule, checkpoint: object) -> dict[str, Way]:
-        """Return what was chosen with the weights that a module has now; nothing if that is not known."""
-        known = self._chosen_with.get(_fingerprint(module))
-        if known is None and isinstance(checkpoint, str | Path):  # `trainer.test(ckpt_path=…)` of another training
-            with suppress(Exception):  # a file that is no checkpoint as ours are
-                known = chosen_ways(torch.load(checkpoint, map_location="cpu", weights_only=True))
-        return known or {}
 
     def _before(self, predicted: PredictedSplit, target: str) -> Way | dict[str, Way | None] | None:
         """Return what was chosen before a look at a split, of a cross-validation by fold; None on the validation."""

@@ -86,7 +86,8 @@ def _roc(ax: Axes, it: Quality, band: Band) -> None:
     _curve(ax, band, _WITH)
     ax.set_xlim(-0.01, 1.01)
     ax.set_ylim(-0.01, 1.01)
-    name_axes(ax, f"ROC: AUROC {it.auroc}", "false alarms: share of weeks without it", "hits: share of weeks with it")
+    title = f"ROC: AUROC {it.auroc}" + (f", within folds {it.within.value:.3f}" if it.folds > 1 else "")
+    name_axes(ax, title, "false alarms: share of weeks without it", "hits: share of weeks with it")
 
 
 def _precision_recall(ax: Axes, it: Quality, band: Band) -> None:

@@ -106,7 +106,7 @@ def print_scores(folder: Path, data: WeeksDataModule) -> None:
         table.add_row(*line)
     _console.print(table)
     if any(folder.glob("fold-*/predictions.parquet")):
-        print_line(f"{POOLED} {SCALES}" if conditions else POOLED)
+        print_line(f"{POOLED}\n{SCALES}" if conditions else POOLED)
     if CEILING in models:
         _print_ceiling(data)
     elif conditions and data.weeks.simulated:

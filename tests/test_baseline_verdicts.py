@@ -174,6 +174,10 @@ def test_metadata() -> None:
     found = verdict(value, scores, user, sees_metadata=True)
     assert found.status == "warn"
     assert "it may be leaning on them" in found.message
+    apart = {**scores, NETWORK: sigmoid(score(1.5))}  # tells as much, from something else
+    said = verdict(value, apart, user, sees_metadata=True).message
+    assert "leaning" not in said
+    assert "not shown to be better, though it ranks otherwise than they do" in said
     blind = {**scores, NETWORK: sigmoid(score(0.9))}
     settings = {"model.metadata": "none", "model.readout": "mean", "module.learning_rate": 1e-3}
     found = verdict(value, blind, user, sees_metadata=False, settings=settings)

@@ -202,7 +202,8 @@ def test_each_input_is_taken_from_the_network_of_the_week(whole: Whole) -> None:
             metadata[mine] = own
         value, score = part["value"].to_numpy(), part["score"].to_numpy()
         lost = roc_auc_score(value, score) - roc_auc_score(value, after)
-        assert whole.scalar(f"metadata_reliance/test/removed/sensors/{target}") == pytest.approx(lost, abs=1e-4)
+        # Blank weeks of a network score nearly the same: padding may turn a pair or two of the 1,800.
+        assert whole.scalar(f"metadata_reliance/test/removed/sensors/{target}") == pytest.approx(lost, abs=2e-3)
         gain = roc_auc_score(value, score) - roc_auc_score(value, metadata)
         assert whole.scalar(f"metadata_reliance/test/gain/{target}") == pytest.approx(gain, abs=1e-4)
     assert len(some_weeks(whole.frame, 1000)) == 90
@@ -400,11 +401,16 @@ def test_a_sweep_of_them(run: Run) -> None:
 
 
 def test_what_cannot_be_written_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
+    sink = pl.LazyFrame.sink_parquet
+
+    def full(self: pl.LazyFrame, path: Any, **options: Any) -> Any:
+        if str(path).endswith("run/.predictions.parquet.partial"):
+            raise OSError(28, "No space left on device")
+        return sink(self, path, **options)
 
     monkeypatch.setattr(pl.LazyFrame, "sink_parquet", full)
     assert run("hydra.run.dir=run") == 0
+    assert not list(Path("run").glob(".*"))
     [found] = read_jsonl(Path("run") / FILE)
     assert (found.check, found.status) == ("cross_validation", "warn")
     assert "No space left on device" in found.message

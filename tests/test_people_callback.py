@@ -184,6 +184,40 @@ def test_a_choice_of_other_weights_is_not_saved(tmp_path: Path) -> None:
     assert kept == {"epoch-0": False, "epoch-1": True, "epoch-2": False}
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_test_uses_the_choice_of_the_weights_that_are_tested(tmp_path: Path) -> None:
+    """Each validation chooses another way; whatever weights are loaded, it is the way chosen with them."""
+    made, data = training()
+    ways = iter(["mean", "maximum", "noisy_or"])
+
+    class Chooses(People):
+        def _chosen_on(self, predicted: PredictedSplit) -> dict[str, Way]:
+            return dict.fromkeys(predicted.targets, Way(next(ways)))
+
+    callback = Chooses(draws=DRAWS, every_n_epochs=9)
+    trainer = trainer_of(tmp_path, callback, *checkpoints(tmp_path), max_epochs=3, enable_checkpointing=True)
+    trainer.fit(made.module, datamodule=data)
+
+    def tested(**options: Any) -> set[str]:
+        trainer.test(made.module, datamodule=data, verbose=False, **options)
+        return {way.kind for way in callback.chosen.values()}
+
+    assert tested() == {"noisy_or"}
+    for epoch, expected in enumerate(("mean", "maximum", "noisy_or")):
+        kept = torch.load(tmp_path / "checkpoints" / f"epoch-{epoch}.ckpt", weights_only=True)
+        assert {way["kind"] for way in kept[KEY].values()} == {expected}
+        made.module.load_state_dict(kept["state_dict"])
+        assert tested() == {expected}, "by the weights alone"
+        assert tested(ckpt_path=tmp_path / "checkpoints" / f"epoch-{epoch}.ckpt") == {expected}
+    other = People(draws=DRAWS)
+    path = tmp_path / "checkpoints" / "epoch-1.ckpt"
+    trainer_of(tmp_path / "other", other).test(made.module, datamodule=data, verbose=False, ckpt_path=path)
+    assert {way.kind for way in other.chosen.values()} == {"maximum"}, "of another training, from its checkpoint"
+    with torch.no_grad():
+        next(made.module.parameters()).add_(0.1)
+    assert tested() == set(), "with these weights nobody chose"
+
+
 def test_predict_by_user_of_a_run_without_a_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made, data = training()
     trainer_of(tmp_path, *checkpoints(tmp_path), max_epochs=1, enable_checkpointing=True).fit(

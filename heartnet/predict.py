@@ -27,7 +27,7 @@ from heartnet.predict_people import asked, people_account, ways_of, write_people
 from heartnet.prediction_file import ENDINGS, PredictionFile, put
 from heartnet.predictions import known_of, prediction_rows, scored_weeks
 from heartnet.progress import predicting
-from heartnet.resampling import Interval, auroc, by_label, explained, interval, mean
+from heartnet.resampling import Interval, auroc, by_label, explained, fewer, interval, mean
 from heartnet.scaling import fit_scaling
 from heartnet.splits import SPLITS, split_weeks
 from heartnet.store import open_store
@@ -40,7 +40,6 @@ WEEKS_AT_ONCE = 512
 
 _BATCH = 8
 _DRAWS = 1000
-_MOST_CELLS = 100_000_000  # weeks times draws of an interval
 
 
 def predict_command(arguments: argparse.Namespace) -> None:
@@ -269,7 +268,7 @@ def _cells(out: Path, target: str, *, conditions: bool) -> list[str]:
     value = weeks["value"]
     score, user = weeks["score"], weeks["user"]
     cells = [_number(average.collect().item())]
-    draws = int(np.clip(_MOST_CELLS // max(len(value), 1), 100, _DRAWS))
+    draws = fewer(_DRAWS, len(value))
     fine = bool(np.isfinite(score).all()) and len(value) > 0
     if conditions:
         both = fine and 0 < value.sum() < len(value)

@@ -21,6 +21,9 @@ none; or several scores, `[score, draw]`."""
 _CELLS = 1_000_000
 """Weeks times draws worked on at once."""
 
+_MOST_CELLS = 200_000_000  # weeks times draws
+_FEWEST_DRAWS = 200
+
 MANY = 4096
 """Weeks above which `merged_intervals` merges them."""
 
@@ -172,6 +175,11 @@ def sum_intervals(
     return intervals(
         lambda weights: statistic(each @ weights), np.arange(len(stratum)), stratum, draws=draws, level=level, seed=seed
     )
+
+
+def fewer(draws: int, weeks: int) -> int:
+    """Return how many draws to make: of very many weeks, whose intervals are narrow, fewer than asked for."""
+    return min(draws, max(_MOST_CELLS // max(weeks, 1), _FEWEST_DRAWS))
 
 
 def by_label(users: Shaped[np.ndarray, " week"], value: Float[np.ndarray, " week"]) -> Bool[np.ndarray, " week"]:

@@ -27,6 +27,20 @@ from heartnet.weeks import Weeks
 KINDS = ("deepheart", "hourly", "image")
 
 
+def trainer_of(folder: Path, *callbacks: Any, **options: Any) -> lightning.Trainer:
+    """Return a trainer that runs two epochs on the CPU, and writes only what the callbacks write."""
+    return lightning.Trainer(
+        default_root_dir=folder, callbacks=list(callbacks), accelerator="cpu", enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
+        **{"max_epochs": 2, "logger": False, **options},
+    )  # fmt: skip
+
+
+def findings_of(folder: Path, check: str) -> dict[str, Finding]:
+    """Return the newest findings of one check, by what they are about."""
+    return {each.where: each for each in latest(read_jsonl(folder / FILE)) if each.check == check}
+
+
 @dataclass
 class Training:
     """A module, its data, and options of its trainer."""
@@ -41,15 +55,7 @@ class Training:
         return self.module.network
 
     def fit(self, folder: Path, callbacks: list[Any], **options: Any) -> lightning.Trainer:
-        trainer = lightning.Trainer(
-            default_root_dir=folder,
-            callbacks=callbacks,
-            accelerator="cpu",
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            **{"max_epochs": 4, "logger": False, "num_sanity_val_steps": 0, **self.options, **options},
-        )
+        trainer = trainer_of(folder, *callbacks, **{"max_epochs": 4, **self.options, **options})
         if isinstance(self.data, lightning.LightningDataModule):
             trainer.fit(self.module, datamodule=self.data)
         else:

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 import pytorch_lightning as lightning
 import torch
+from faults import findings_of, trainer_of
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from heartnet.datamodule import StoredData, WeeksDataModule
 from heartnet.diagnostics.adapt import adapt
 from heartnet.diagnostics.probe import Logits
 from heartnet.errors import HeartnetError
-from heartnet.findings import FILE, Finding, latest, read_jsonl
+from heartnet.findings import Finding
 from heartnet.model import DeepHeart
 from heartnet.module import HeartnetModule
 from heartnet.predicted import Predicted
@@ -43,15 +44,7 @@ DRAWS = 100
 
 
 def findings(folder: Path) -> dict[str, Finding]:
-    return {each.where: each for each in latest(read_jsonl(folder / FILE)) if each.check == "metadata_reliance"}
-
-
-def trainer_of(folder: Path, *callbacks: Any, **options: Any) -> lightning.Trainer:
-    return lightning.Trainer(
-        default_root_dir=folder, callbacks=list(callbacks), accelerator="cpu", enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
-        **{"max_epochs": 2, "logger": False, **options},
-    )  # fmt: skip
+    return findings_of(folder, "metadata_reliance")
 
 
 def module_of(data: WeeksDataModule, rate: float = 1e-2, **options: Any) -> HeartnetModule:

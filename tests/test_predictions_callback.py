@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 import pytorch_lightning as lightning
 import torch
+from faults import findings_of, trainer_of
 from pytorch_lightning.loggers import TensorBoardLogger
 from sklearn.metrics import roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader
 from callbacks.predictions import Predictions
 from heartnet.datamodule import WeeksDataModule
 from heartnet.errors import HeartnetError
-from heartnet.findings import FILE, Finding, latest, read_jsonl
+from heartnet.findings import FILE, Finding, read_jsonl
 from heartnet.model import DeepHeart
 from heartnet.module import HeartnetModule
 from heartnet.predicted import Predicted
@@ -39,15 +40,7 @@ DRAWS = 100
 
 
 def findings(folder: Path) -> dict[str, Finding]:
-    return {each.where: each for each in latest(read_jsonl(folder / FILE)) if each.check == "predictions"}
-
-
-def trainer_of(folder: Path, *callbacks: Any, **options: Any) -> lightning.Trainer:
-    return lightning.Trainer(
-        default_root_dir=folder, callbacks=list(callbacks), accelerator="cpu", enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
-        **{"max_epochs": 2, "logger": False, **options},
-    )  # fmt: skip
+    return findings_of(folder, "predictions")
 
 
 def state(module: nn.Module) -> list[Tensor]:

@@ -15,7 +15,7 @@ from heartnet.diagnostics.calibration import offset, slope
 from heartnet.diagnostics.comparison import FEWEST
 from heartnet.people import FALLBACK, LEARNED, WAYS, Way, features, sigmoid
 from heartnet.predictions import FOLD
-from heartnet.resampling import Interval, Statistic, auroc, intervals, mean
+from heartnet.resampling import Interval, Statistic, auroc, fewer, intervals, mean
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,8 +28,6 @@ STRICT = 0.99
 OWN = "own"
 """The name of what folds chose each for itself, where that is not one way without coefficients."""
 
-_MOST_CELLS = 200_000_000  # people times draws
-_FEWEST_DRAWS = 200
 _NONE = Interval(math.nan, math.nan, math.nan)
 
 
@@ -141,7 +139,7 @@ def people_scores(
     if bare.diverged or 0 in (bare.having, bare.without):
         return bare
     scores = _scores(known, value, seed) if chosen is None else {name: Way(name).scores(known) for name in WAYS}
-    draws = min(draws, max(_MOST_CELLS // len(value), _FEWEST_DRAWS))
+    draws = fewer(draws, len(value))
     validated = True
     if isinstance(chosen, Mapping):
         scores = _scores(known, value, seed)
@@ -178,7 +176,7 @@ def choice(table: pl.DataFrame, *, draws: int = 1000, seed: int = 0) -> Way:
     if not np.isfinite(known["mean"].to_numpy()).all():
         return Way()
     errors = {name: (each - value) ** 2 for name, each in _scores(known, value, seed).items()}
-    draws = min(draws, max(_MOST_CELLS // len(value), _FEWEST_DRAWS))
+    draws = fewer(draws, len(value))
     better = [name for name, each in errors.items() if _worse(each, errors[FALLBACK], draws, seed).high < 0]
     best = min(better, key=lambda name: float(errors[name].mean()), default=FALLBACK)
     return fitted(features(known), value) if best == LEARNED else Way(best)

@@ -12,14 +12,12 @@ import numpy.typing as npt
 from jaxtyping import Float, Shaped
 
 from heartnet.diagnostics.comparison import Unit, logits_of
-from heartnet.resampling import Interval, Statistic, auroc, by_label, merged_intervals, sum_intervals
+from heartnet.resampling import Interval, Statistic, auroc, by_label, fewer, merged_intervals, sum_intervals
 from heartnet.tasks import Kind
 
 Floats = npt.NDArray[np.float64]
 
 _NONE = Interval(math.nan, math.nan, math.nan)
-_MOST_CELLS = 200_000_000  # weeks times draws: of very many weeks, whose intervals are narrow, fewer draws
-_FEWEST_DRAWS = 200
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def reliance(
         bare = replace(bare, having=having, without=without)
     if bare.diverged or not bare.weeks:
         return bare
-    options = {"draws": min(draws, max(_MOST_CELLS // len(score), _FEWEST_DRAWS)), "seed": seed}
+    options = {"draws": fewer(draws, len(score)), "seed": seed}
     strata = by_label(drawn, value) if conditions else None
     if conditions and bare.having and bare.without:
         arrays = (score, score if metadata is None else metadata, value)

@@ -23,7 +23,7 @@ from heartnet.diagnostics.calibration import (
 )
 from heartnet.diagnostics.score_curves import average_precision, histogram, precision_recall_curve, roc_curve
 from heartnet.diagnostics.within_folds import auroc_within
-from heartnet.resampling import Interval, Statistic, auroc, by_label, explained, intervals, mean
+from heartnet.resampling import Interval, Statistic, auroc, by_label, explained, fewer, intervals, mean
 
 Floats = npt.NDArray[np.float64]
 Unit = Literal["user", "week"]
@@ -37,8 +37,6 @@ STRICT = 0.99
 _NONE = Interval(math.nan, math.nan, math.nan)
 _HISTOGRAM_BINS = 14
 _WEEKS_A_BIN = 20  # of the calibration; luck drowns what is seen in smaller ones
-_MOST_CELLS = 200_000_000  # weeks times draws: of very many weeks, whose intervals are narrow, fewer draws
-_FEWEST_DRAWS = 200
 
 
 @dataclass(frozen=True)
@@ -208,7 +206,7 @@ def quality(
     )
     if diverged or bare.positive in (0, len(score)):
         return bare
-    draws = min(draws, max(_MOST_CELLS // len(score), _FEWEST_DRAWS))
+    draws = fewer(draws, len(score))
     edges = _edges(score)
     alarms, recalls = np.linspace(0, 1, POINTS), np.linspace(0, 1, POINTS)[1:]
     strata = by_label(users, value)
@@ -257,7 +255,7 @@ def agreement(
     bare = Agreement(target, len(score), diverged, by, len(np.unique(users)))
     if diverged:
         return bare
-    draws = min(draws, max(_MOST_CELLS // len(score), _FEWEST_DRAWS))
+    draws = fewer(draws, len(score))
     found = _found(
         {"r2": explained(score, value), "mae": mean(abs(score - value))},
         lambda each: intervals(each, users, draws=draws, seed=seed),

@@ -65,6 +65,15 @@ def read_tested(folder: Path) -> ScoredCheckpoint | None:
     return None
 
 
+def tested_lines(folder: Path) -> list[str]:
+    """Return what the run in `folder`, or each of its folds, tested, in words; nothing where that is not known."""
+    folds = sorted(folder.glob(f"fold-*/{FILE}"), key=lambda path: (len(path.parent.name), path))
+    found = {home: read_tested(home) for home in (folder, *(path.parent for path in folds))}
+    return [
+        f"Tested{'' if home == folder else f', {home.name}'}: {tested}." for home, tested in found.items() if tested
+    ]
+
+
 def load_tested(folder: Path, module: HeartnetModule, trainer: lightning.Trainer) -> ScoredCheckpoint | None:
     """Give a module that was trained the weights to test, with what callbacks saved with them; say which they are.
 

@@ -20,6 +20,7 @@ from heartnet.chosen_checkpoint import choose_checkpoint
 from heartnet.cli import main
 from heartnet.findings import Finding, read_jsonl
 from heartnet.module import HeartnetModule
+from heartnet.on_predictions import PredictedSplit
 from heartnet.people import Way
 from heartnet.store import write_store
 from heartnet.tested import CHECK, FILE, file_hash, of_the_test, read_tested
@@ -110,7 +111,9 @@ class Watches(lightning.Callback):
 def test_the_best_is_tested_and_the_run_goes_on_from_the_newest(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    watches, chosen, way = Watches(), [], Way("maximum")
+    watches, way = Watches(), Way("maximum")
+    chosen: list[tuple[object, dict[str, Way]]] = []
+    epochs: list[int] = []
     build, look = train.build_trainer, People.look
 
     def with_another(config: Any, folder: Path) -> lightning.Trainer:
@@ -118,16 +121,17 @@ def test_the_best_is_tested_and_the_run_goes_on_from_the_newest(
         trainer.callbacks.insert(0, watches)  # type: ignore[attr-defined]
         return trainer
 
-    def choose(self: People, trainer: lightning.Trainer) -> None:
-        self.chosen = {"diabetes": way} if trainer.current_epoch == 1 else {}
-        self._chosen_at = trainer.global_step
+    def choose(self: People, predicted: PredictedSplit) -> dict[str, Way]:
+        del self
+        epochs.append(predicted.step)
+        return {"diabetes": way if len(epochs) == 2 else Way("mean")}
 
     def looks(self: People, trainer: lightning.Trainer, *rest: Any) -> list[Finding]:
         chosen.append((trainer.state.fn, dict(self.chosen)))
         return look(self, trainer, *rest)
 
     monkeypatch.setattr(train, "build_trainer", with_another)
-    monkeypatch.setattr(People, "_choose", choose)
+    monkeypatch.setattr(People, "_chosen_on", choose)
     monkeypatch.setattr(People, "look", looks)
     assert run("+callbacks=[people,metadata_reliance]", "callbacks.people.draws=100") == 0
     best, newest = weights("epoch-1.ckpt"), weights("last.ckpt")
@@ -145,7 +149,7 @@ def test_the_best_is_tested_and_the_run_goes_on_from_the_newest(
     [finding] = [each for each in read_jsonl(RUN / "findings.jsonl") if each.check == CHECK]
     assert said in finding.message
     assert finding.step == tested.step == tested.of_steps * 2 // 3
-    assert said.partition(",")[0] in (RUN / "report.html").read_text(encoding="utf-8")
+    assert f"Tested: {said}." in (RUN / "report.html").read_text(encoding="utf-8")
     assert_predicted_as_tested()
     assert choose_checkpoint(RUN).path.name == "epoch-1.ckpt"
     assert of_the_test(RUN / "checkpoints" / "epoch-1.ckpt") == "its run tested it"
@@ -234,5 +238,8 @@ def test_each_fold_of_a_cross_validation(run: Run) -> None:
         assert tested is not None
         assert tested.name == "epoch-1.ckpt"
         assert_predicted_as_tested(RUN / fold)
+    report = (RUN / "report.html").read_text(encoding="utf-8")
+    assert "Tested, fold-0: epoch-1.ckpt" in report
+    assert "Tested, fold-1: epoch-1.ckpt" in report
     assert main(["card", "run"]) == 0
     assert (RUN / "model_card.md").read_text(encoding="utf-8").count("; the scores below are of it; the best by") == 2

@@ -25,6 +25,7 @@ from heartnet.report.folder import Run, is_run, read_run, runs_below
 from heartnet.report.pictures import gallery
 from heartnet.report.scores import scores_of
 from heartnet.report.weeks import PREFIX, conditions_of, without_weeks
+from heartnet.tested import tested_lines
 
 FILE = "report.html"
 """Where a run's folder keeps its report."""
@@ -110,7 +111,7 @@ def page(run: Run) -> str:
         "why_none": why_none(run.values) if run.values else "no technique that ends in findings was switched on",
         "counts": count,
         "history": {"width": HISTORY_WIDTH, "height": HISTORY_HEIGHT},
-        "scores": scores_of(run.predictions, bool(run.simulated), run.folds),
+        "scores": scores_of(run.predictions, bool(run.simulated), run.folds, tested_lines(run.folder)),
         "parts": parts,
         "charts_left_out": left_out,
         "most_once": _ONCE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -33,13 +34,16 @@ class Scores:
     notes: tuple[str, ...]
 
 
-def scores_of(predictions: pl.DataFrame | None, simulated: bool, folds: bool = False) -> Scores | None:
+def scores_of(
+    predictions: pl.DataFrame | None, simulated: bool, folds: bool = False, tested: Sequence[str] = ()
+) -> Scores | None:
     """Return the scores of predictions; None if there are none whose targets are known.
 
     Args:
         predictions: of all models.
         simulated: whether the weeks are.
         folds: whether they are of all folds of a cross-validation.
+        tested: of which checkpoints they are, in words.
     """
     from heartnet.predictions import CEILING, score_table  # scikit-learn takes a while
 
@@ -60,7 +64,7 @@ def scores_of(predictions: pl.DataFrame | None, simulated: bool, folds: bool = F
     if len(targets) > 1:
         mean = table.group_by("model").agg(pl.col(first, second).mean())
         rows.append(("mean", "", _cells(mean, models, first, second, CEILING)))
-    notes = [f"{POOLED} {SCALES}" if conditions else POOLED] if folds else []
+    notes = [*tested, *([f"{POOLED} {SCALES}" if conditions else POOLED] if folds else [])]
     if CEILING in models:
         notes.append("ceiling: one who sees the true traits of these simulated people; above it is only luck.")
     for (model,), part in predictions.group_by("model", maintain_order=True):

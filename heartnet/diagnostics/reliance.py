@@ -208,8 +208,7 @@ def _from_week_to_week(
     options: Mapping[str, Any],
 ) -> Reliance:
     """Add what is known of the weeks of a person; where a label changes, of its weeks of the same label."""
-    keys = np.stack([user, (value == 1) & (bare.kind == "conditions")], axis=1)
-    group = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+    group = np.unique(2 * user + ((value == 1) & (bare.kind == "conditions")), return_inverse=True)[1]
     sizes = np.bincount(group)
     several = sizes > 1
     count = len(np.unique(user[several[group]]))

@@ -24,7 +24,7 @@ from benchmarks.table import Row, as_markdown, as_text
 
 NAMES = (
     "startup", "training", "overhead", "amnesia", "heatmap", "callbacks", "loader", "prepare", "apple_health",
-    "simulate", "growth",
+    "simulate", "growth", "gpu",
 )  # fmt: skip
 """In the order in which they run; `bench_thinning` needs recordings and is run by itself."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from heartnet.ablation_weeks import ProbeOf, ablations
 from heartnet.diagnostics.ablation import Ablation
 from heartnet.diagnostics.reliance import reliance
 from heartnet.diagnostics.reliance_verdicts import CHECK, ablation_finding, blind, reliance_findings, too_few
+from heartnet.diagnostics.within_folds import on_one_level
 from heartnet.errors import HeartnetError
 from heartnet.figure_reliance import reliance_figure
 from heartnet.findings import Finding
@@ -42,7 +44,9 @@ class MetadataReliance(OnPredictions):
 
     In a cross-validation the tests of all folds are looked at together, after the last (`heartnet.pooled`): each fold
     has its own metadata model, and its own network is asked about inputs that are permuted within it
-    (`heartnet.pooled_ablation`).
+    (`heartnet.pooled_ablation`). Networks, and metadata models, of different folds need not score on one level, which
+    alone would make them go together: the logits of each fold are moved to one mean
+    (`heartnet.diagnostics.within_folds.on_one_level`).
 
     Findings: it leans on metadata; it wavers from week to week; there are too few people to tell. The network, its
     training and the random streams are left as they are.
@@ -143,6 +147,9 @@ class MetadataReliance(OnPredictions):
         users = table["user_id"].to_numpy().astype(str)
         wear = table["wear_hours"].cast(float).fill_null(np.nan).to_numpy()
         metadata = _metadata(predicted, table, target)
+        if predicted.folds and predicted.kind == "conditions":
+            fold = table[FOLD].to_numpy()
+            score, metadata = on_one_level(score, fold), None if metadata is None else on_one_level(metadata, fold)
         it = reliance(
             target, score, value, users, metadata, kind=predicted.kind, by=predicted.by, wear_hours=wear,
             draws=self.draws,
@@ -156,7 +163,8 @@ class MetadataReliance(OnPredictions):
         found = reliance_findings(it, predicted.split, sees_metadata=sees, **about)
         if lost is not None and (blind(lost) or not too_few(it)):
             found.append(ablation_finding(lost, predicted.split, all_weeks=it.weeks, settings=settings, **about))
-        return found
+        said = " The logits of each fold were moved to one mean." if predicted.folds else ""
+        return [replace(each, message=each.message + said) for each in found]
 
 
 def _metadata(predicted: PredictedSplit, table: pl.DataFrame, target: str) -> npt.NDArray[np.float64] | None:

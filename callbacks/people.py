@@ -15,6 +15,7 @@ from heartnet.diagnostics.isolate import rng_untouched
 from heartnet.diagnostics.people_scores import choice, people_scores
 from heartnet.diagnostics.people_verdicts import CHECK, people_finding, people_markdown, wear_finding, wear_markdown
 from heartnet.diagnostics.wear_reliability import wear_reliability
+from heartnet.diagnostics.within_folds import on_one_level
 from heartnet.errors import HeartnetError
 from heartnet.figure_people import people_figure
 from heartnet.findings import Finding
@@ -37,7 +38,8 @@ class People(OnPredictions):
 
     In a cross-validation the people of all folds are judged together, after the last (`heartnet.pooled`): each person's
     score is made in the way that their fold chose on its validation, or as the mean of the logits where it has none.
-    Nothing is chosen on people of the test; the learned way stands beside it, cross-fitted over all of them.
+    Nothing is chosen on people of the test; the learned way stands beside it, cross-fitted over all of them. Networks
+    need not score on one scale: AUROCs of people are within folds, and wear is judged on logits of one mean and spread.
 
     What was chosen goes into each checkpoint that is saved after its validation, as plain values, and
     `heartnet predict RUN STORE --out FILE --by user` uses it. People whose label changes between weeks are counted and
@@ -152,7 +154,8 @@ class People(OnPredictions):
         rows = pl.scan_parquet(predicted.file, glob=False).filter(
             pl.col("model") == NETWORK, pl.col("target") == target, pl.col("value").is_not_null()
         )
-        weeks = rows.select("user_id", "value", "score", "wear_hours").collect()
+        fold = [FOLD] if predicted.folds else []
+        weeks = rows.select("user_id", "value", "score", "wear_hours", *fold).collect()
         if weeks.is_empty():
             return []
         user = weeks["user_id"].to_numpy()
@@ -161,6 +164,8 @@ class People(OnPredictions):
         before = self._before(predicted, target)
         mine = table.filter(pl.col("target") == target)
         it = people_scores(target, mine, score, user, chosen=before, draws=self.draws)
+        if predicted.folds:  # else the folds with steeper networks would look like those with less reliable weeks
+            score = on_one_level(score, weeks[FOLD].to_numpy(), spread=True)
         worn = wear_reliability(target, score, value, user, wear, draws=self.draws)
         log(trainer, {f"people/{split}/{name}/{target}": number for name, number in it.numbers().items()})
         if it.ways:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytorch_lightning as lightning
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -13,11 +15,14 @@ from heartnet.datamodule import WeeksDataModule
 from heartnet.diagnostics.baseline_verdicts import About, condition_findings
 from heartnet.diagnostics.comparison import Unit, compare
 from heartnet.diagnostics.learnability import target_findings
+from heartnet.diagnostics.score_verdicts import APART
+from heartnet.diagnostics.within_folds import above_all
 from heartnet.errors import HeartnetError
 from heartnet.findings import Finding, publish
 from heartnet.on_predictions import Fold, PredictedSplit, collected, those_on_predictions
 from heartnet.prediction_file import ROWS_IN_MEMORY
 from heartnet.predictions import CEILING, FILES, FOLD, NETWORK, read_predictions
+from heartnet.resampling import by_label, interval
 from heartnet.synthetic import TARGETS
 from heartnet.what_applies import settings_of
 
@@ -87,9 +92,9 @@ class CrossValidation:
             file = self._written()
             if len(self._folds) == len(self._files) and self._folds:
                 self._look(trainer, module, file)
-            found = pooled_findings(
-                read_predictions(self.folder), data, trainer.global_step, settings_of(module, trainer)
-            )
+            of_week = pl.scan_parquet(file, glob=False).select("week", FOLD).unique().collect()
+            predictions = read_predictions(self.folder).join(of_week, on="week", how="left", maintain_order="left")
+            found = pooled_findings(predictions, data, trainer.global_step, settings_of(module, trainer))
         except HeartnetError as error:
             message = f"The folds could not be looked at together: {error}."
             found = [Finding("cross_validation", "warn", "test", None, None, "", message, (), trainer.global_step)]
@@ -132,6 +137,9 @@ def pooled_findings(
 ) -> list[Finding]:
     """Compare the network with the simple models over the test weeks of all folds; none without simple models.
 
+    Weeks of all folds are ranked together, as in the table of scores; where that does worse than within folds, since
+    the models of folds do not score on one scale, they are compared within folds.
+
     The intervals hold for these networks, one a fold, on other people; what another training would give is not in them.
 
     Args:
@@ -143,11 +151,31 @@ def pooled_findings(
     if not set(predictions["model"].unique()) - {NETWORK, CEILING}:
         return []
     by: Unit = "week" if data.split_by == "week" else "user"
-    compared = compare(predictions, data.task.kind, by=by)
     settings = settings or {}
     sees = settings["model.metadata"] != "none" if "model.metadata" in settings else None
     about = About(sees, {}, settings, step, folds=True)
-    if data.task.kind == "conditions":
-        return condition_findings(compared, about)
-    units = {name: TARGETS[name].unit for name in data.targets}
-    return target_findings(compared, about, units=units, guesses={})
+    if data.task.kind != "conditions":
+        units = {name: TARGETS[name].unit for name in data.targets}
+        return target_findings(compare(predictions, "synthetic", by=by), about, units=units, guesses={})
+    apart = [name for name in data.targets if FOLD in predictions.columns and _are_apart(predictions, name)]
+    pooled = predictions.drop(FOLD, strict=False).filter(~pl.col("target").is_in(apart))
+    compared = compare(pooled, "conditions", by=by)
+    compared += compare(predictions.filter(pl.col("target").is_in(apart)), "conditions", by=by)
+    said = " Compared within folds, for the models of different folds do not score on one scale."
+    return [
+        replace(each, message=each.message + said) if each.where in apart else each
+        for each in condition_findings(compared, about)
+    ]
+
+
+def _are_apart(predictions: pl.DataFrame, target: str) -> bool:
+    """Tell whether some model ranks the weeks of all folds worse than those within folds, beyond luck."""
+    known = predictions.filter(pl.col("target") == target, pl.col("value").is_not_null(), pl.col("model") != CEILING)
+    for _, part in known.group_by("model"):
+        score, value = (part[name].to_numpy().astype(np.float64) for name in ("score", "value"))
+        users = part["user_id"].to_numpy().astype(str)
+        if np.isfinite(score).all() and 0 < value.sum() < len(value):
+            above = interval(above_all(score, value, part[FOLD].to_numpy()), users, by_label(users, value))
+            if above.low > 0 and above.value > APART:
+                return True
+    return False

@@ -34,7 +34,8 @@ def pooled_ablations(
     """Return by target what is lost with each input, over the tests of all folds; as `heartnet.ablation_weeks`.
 
     Inputs are permuted between the weeks of a fold, and the network of the fold is asked. The scores of all folds are
-    then judged as one: a loss has one paired interval over people, and is no mean of the folds' losses.
+    then judged as one: a loss has one paired interval over people, and is no mean of the folds' losses. Networks need
+    not score on one level, so the logits of each are moved by their mean with all inputs.
 
     Args:
         module: not asked, for each fold has its own.
@@ -83,14 +84,17 @@ def pooled_ablations(
 def _of_target(
     said: pl.DataFrame, target: str, place: int, before: Floats, after: Scores, kind: str
 ) -> tuple[Floats, After, Floats]:
-    """Return scores before and after, and the labels, of one target and fold; synthetic ones in the target's unit."""
+    """Return scores before and after, and the labels, of one target and fold.
+
+    Synthetic ones are in the target's unit; logits are less their mean before, so that folds can be compared.
+    """
     part = said.select(pl.col("week").unique(maintain_order=True)).join(
         said.filter(pl.col("target") == target), on="week", how="left", maintain_order="left"
     )
     value, score = (part[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in ("value", "score"))
     own = before[:, place]
     check_same(own, score)
-    slope, start = 1.0, 0.0
+    slope, start = 1.0, -own.mean()
     if kind == "synthetic" and np.isfinite(own).all():
         slope, start = (0.0, score.mean()) if np.ptp(own) == 0 else np.polyfit(own, score, 1)
     return slope * own + start, {key: slope * each[:, :, place] + start for key, each in after.items()}, value

@@ -12,6 +12,7 @@ import polars as pl
 from jaxtyping import Float
 from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
 
+from heartnet.diagnostics.within_folds import auroc_within
 from heartnet.errors import HeartnetError
 from heartnet.features import HABITS, HOURLY_SUMMARY, habits, hourly_summary
 from heartnet.weeks import Weeks
@@ -218,6 +219,26 @@ def scored_weeks(file: Path, target: str, without: Sequence[str] = ()) -> dict[s
         "value": found["value"].to_numpy().astype(np.float64),
         "score": found["score"].fill_null(float("nan")).to_numpy().astype(np.float64),
     }
+
+
+def aurocs_within(folder: Path) -> dict[str, float]:
+    """Return the network's AUROC within folds by condition, of a finished cross-validation; of another run nothing.
+
+    NaN where no fold has both classes. Of synthetic targets there is nothing either.
+    """
+    file = folder / FILES["test"]
+    rows = pl.scan_parquet(file, glob=False) if file.is_file() else pl.LazyFrame()
+    if FOLD not in rows.collect_schema():
+        return {}
+    found = {}
+    for target in rows.select(pl.col("target").unique(maintain_order=True)).collect()["target"]:
+        weeks = scored_weeks(file, target)
+        if not np.isin(weeks["value"], [0, 1]).all():
+            return {}
+        if np.isfinite(weeks["score"]).all():
+            within = auroc_within(weeks["score"], weeks["value"], weeks["fold"])
+            found[target] = float(within(np.ones((len(weeks["value"]), 1)))[0])
+    return found
 
 
 def score_table(predictions: pl.DataFrame, kind: str) -> pl.DataFrame:

@@ -19,7 +19,7 @@ from heartnet.finding_rows import findings_table, why_none
 from heartnet.findings import FILE, Finding, Status, latest, of_all_parts, read_jsonl
 from heartnet.metrics import SCORES
 from heartnet.predictions import CEILING, read_predictions, score_table
-from heartnet.report.scores import POOLED, SCALES
+from heartnet.report.scores import pooled_lines
 from heartnet.simulate.ceiling import ceiling, expected_auroc, lacking
 from heartnet.splits import SPLITS
 
@@ -105,8 +105,8 @@ def print_scores(folder: Path, data: WeeksDataModule) -> None:
     for line in lines:
         table.add_row(*line)
     _console.print(table)
-    if any(folder.glob("fold-*/predictions.parquet")):
-        print_line(f"{POOLED}\n{SCALES}" if conditions else POOLED)
+    for note in pooled_lines(folder):
+        print_line(note)
     if CEILING in models:
         _print_ceiling(data)
     elif conditions and data.weeks.simulated:

@@ -35,11 +35,11 @@ from heartnet.diagnostics.people_scores import OWN, people_scores
 from heartnet.diagnostics.people_verdicts import people_finding
 from heartnet.diagnostics.score_quality import quality
 from heartnet.diagnostics.score_verdicts import quality_findings
-from heartnet.diagnostics.within_folds import auroc_within
+from heartnet.diagnostics.within_folds import auroc_within, on_one_level
 from heartnet.findings import FILE, Finding, latest, of_all_parts, read_jsonl
 from heartnet.metadata_scores import metadata_score
 from heartnet.people import LEARNED, Way, person_table, sigmoid
-from heartnet.pooled import CrossValidation
+from heartnet.pooled import CrossValidation, pooled_findings
 from heartnet.predictions import COLUMNS, FOLD, prediction_files, read_predictions
 from heartnet.report.folder import read_run
 from heartnet.tasks import Conditions
@@ -185,10 +185,13 @@ def test_scores_of_all_weeks_and_within_folds(whole: Whole) -> None:
 
 
 def test_each_input_is_taken_from_the_network_of_the_week(whole: Whole) -> None:
-    """Without any channel, a week scored by its fold's module, by hand; and the metadata model of its fold."""
+    """Without any channel, a week scored by its fold's module, by hand; and the metadata model of its fold.
+
+    What each network says is moved by its mean, and so is the metadata model.
+    """
     for place, target in enumerate(("sleep_apnea", "diabetes")):
         part = whole.part(target)
-        after, metadata = np.zeros(len(part)), np.zeros(len(part))
+        before, after, metadata = np.zeros((3, len(part)))
         for fold, (module, data) in enumerate(zip(whole.modules, whole.data, strict=True)):
             mine = np.flatnonzero((part[FOLD] == f"fold-{fold}").to_numpy())
             rows = part["week"].to_numpy()[mine]
@@ -196,16 +199,21 @@ def test_each_input_is_taken_from_the_network_of_the_week(whole: Whole) -> None:
             with torch.no_grad():
                 blank = torch.zeros_like(batch["inputs"])
                 out = module.eval().network(blank, batch["lengths"], batch["metadata"])
-            after[mine] = out.score[:, place].numpy()
+            logit = part["logit"].to_numpy()[mine].astype(np.float64)
+            before[mine], after[mine] = logit - logit.mean(), out.score[:, place].numpy() - logit.mean()
             own = metadata_score(part[mine], target, "conditions", data)
             assert own is not None
-            metadata[mine] = own
-        value, score = part["value"].to_numpy(), part["score"].to_numpy()
-        lost = roc_auc_score(value, score) - roc_auc_score(value, after)
+            own = np.log(own / (1 - own))
+            metadata[mine] = own - own.mean()
+        value = part["value"].to_numpy()
+        lost = roc_auc_score(value, before) - roc_auc_score(value, after)
         # Blank weeks of a network score nearly the same: padding may turn a pair or two of the 1,800.
         assert whole.scalar(f"metadata_reliance/test/removed/sensors/{target}") == pytest.approx(lost, abs=2e-3)
-        gain = roc_auc_score(value, score) - roc_auc_score(value, metadata)
-        assert whole.scalar(f"metadata_reliance/test/gain/{target}") == pytest.approx(gain, abs=1e-4)
+        gain = roc_auc_score(value, before) - roc_auc_score(value, metadata)
+        assert whole.scalar(f"metadata_reliance/test/gain/{target}") == pytest.approx(gain, abs=2e-3)
+        said = [each.message for each in whole.findings if each.check == "metadata_reliance" and target in each.where]
+        assert said
+        assert all("The logits of each fold were moved to one mean." in each for each in said)
     assert len(some_weeks(whole.frame, 1000)) == 90
 
 
@@ -229,12 +237,12 @@ def test_people_are_scored_as_their_fold_chose(whole: Whole) -> None:
         part = whole.part(target)
         kinds = {each.chosen[target].kind for each in whole.people}
         assert kinds == {"mean_logit"}, "30 people of a validation find nothing better"
-        person = part.group_by("user_id").agg(pl.col("value").first(), pl.col("logit").mean())
-        expected = roc_auc_score(person["value"].to_numpy(), person["logit"].to_numpy())
-        assert whole.scalar(f"people/test/mean_logit_auroc/{target}") == pytest.approx(expected, abs=1e-6)
+        person = part.group_by("user_id").agg(pl.col("value", FOLD).first(), pl.col("logit").mean())
+        right, pairs = naive_pairs(*(person[name].to_numpy() for name in ("logit", "value", FOLD)))
+        assert whole.scalar(f"people/test/mean_logit_auroc/{target}") == pytest.approx(right / pairs, abs=1e-6)
         finding = whole.finding("people", f"test: {target}")
         assert f"of {len(person)} people" in finding.message
-        assert f"For {target} mean_logit was chosen" in finding.message
+        assert f"For {target} mean_logit was chosen, AUROC within folds 0." in finding.message
 
 
 def test_it_leaves_no_trace(whole: Whole) -> None:
@@ -304,6 +312,54 @@ def test_networks_on_different_scales_are_named_and_inverted_labels_are() -> Non
     assert "within folds" not in told(logit, None).message
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6))
+def test_on_one_level_no_offset_and_no_steepness_is_left(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logit, fold = rng.normal(size=60), np.arange(60) % 3
+    shift, steep = rng.normal(size=3)[fold], rng.uniform(0.5, 2, 3)[fold]
+    moved = on_one_level(sigmoid(logit + shift), fold)
+    means = [np.log(moved / (1 - moved))[fold == each].mean() for each in range(3)]
+    assert means == pytest.approx([(logit + shift).mean()] * 3)
+    for each in range(3):
+        mine = fold == each
+        assert np.array_equal(np.argsort(moved[mine]), np.argsort(logit[mine])), "within a fold no week changes place"
+    same = on_one_level(sigmoid(steep * logit + shift), fold, spread=True)
+    spread = [np.log(same / (1 - same))[fold == each].std() for each in range(3)]
+    assert spread == pytest.approx([spread[0]] * 3)
+    broken = np.array([0.5, np.nan])
+    assert on_one_level(broken, np.zeros(2)) is broken
+
+
+def test_simple_models_are_compared_within_folds_where_levels_differ() -> None:
+    rng = np.random.default_rng(0)
+    people = 240
+    has = (rng.random(people) < 0.4).astype(np.float32)
+    fold = np.arange(people) % 4
+
+    def findings_of(apart: float) -> Finding:
+        frames = [
+            pl.DataFrame(
+                {
+                    "model": model, "user_id": [f"user-{i:03d}" for i in range(people)], "week": np.arange(people),
+                    "target": "diabetes", "value": has, "score": sigmoid(logit).astype(np.float32),
+                    FOLD: [f"fold-{i}" for i in fold],
+                }
+            )
+            for model, logit in (
+                ("network", 2.0 * has + rng.normal(size=people) + apart * (fold - 1.5)),
+                ("hourly", 0.7 * has + rng.normal(size=people)),
+            )
+        ]  # fmt: skip
+        [found] = pooled_findings(pl.concat(frames), WeeksDataModule(faults.weeks(0), Conditions(["diabetes"])))
+        return found
+
+    near, far = findings_of(0.0), findings_of(4.0)
+    assert near.status == far.status == "pass", "over all weeks the far one would be worse than the simple model"
+    assert "Compared within folds" in far.message
+    assert "Compared within folds" not in near.message
+
+
 def test_folds_that_choose_different_ways() -> None:
     rng = np.random.default_rng(0)
     people = 60
@@ -325,7 +381,13 @@ def test_folds_that_choose_different_ways() -> None:
     it = people_scores("x", table, score, users, chosen=own, draws=100)
     expected = np.where(table[FOLD] == "a", Way("maximum").scores(table), learned.scores(table))
     assert it.taken == OWN
-    assert it.ways[OWN].auroc.value == pytest.approx(roc_auc_score(has, expected))
+    fold = table[FOLD].to_numpy()
+
+    def within(score: Any) -> Any:
+        right, pairs = naive_pairs(score, has, fold)
+        return pytest.approx(right / pairs)
+
+    assert it.ways[OWN].auroc.value == within(expected)
     assert LEARNED in it.ways, "cross-fitted, for comparison"
     assert "each fold chose for itself" in people_finding(it, "test").message
     without = people_scores("x", table, score, users, chosen={"a": None, "b": None}, draws=100)
@@ -333,7 +395,7 @@ def test_folds_that_choose_different_ways() -> None:
     assert "without a validation none could be chosen" in people_finding(without, "test").message
     same = people_scores("x", table, score, users, chosen={"a": Way("mean"), "b": Way("mean")}, draws=100)
     assert same.taken == "mean"
-    assert same.ways["mean"].auroc.value == pytest.approx(roc_auc_score(has, table["mean"]))
+    assert same.ways["mean"].auroc.value == within(table["mean"].to_numpy())
 
 
 # The command

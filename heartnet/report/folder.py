@@ -43,7 +43,6 @@ class Run:
         findings: all, oldest first; those of a fold with its name before `where`.
         parts: what was logged, by folder within this one; `""` is this one.
         predictions: of the test split, all models; None if there are none.
-        folds: whether the predictions are of the folds of a cross-validation.
         weeks: the table of wins and losses, by folder as `parts`; of those that have one.
         simulated: whether its data are simulated; None if unknown.
         account: of the preparation of its data; None if that is not at hand.
@@ -59,7 +58,6 @@ class Run:
     findings: list[Finding] = field(default_factory=list)
     parts: dict[str, Logged] = field(default_factory=dict)
     predictions: pl.DataFrame | None = None
-    folds: bool = False
     weeks: dict[str, pl.DataFrame] = field(default_factory=dict)
     simulated: bool | None = None
     account: Account | None = None
@@ -157,7 +155,6 @@ def _read_predictions(run: Run) -> None:
             run.noted.append(f"{file.name} cannot be read: {str(error).splitlines()[0]}")
     if frames:
         run.predictions = pl.concat(frames, how="vertical_relaxed")
-        run.folds = any(run.folder.glob("fold-*/predictions.parquet"))
 
 
 def _read_account(run: Run) -> None:

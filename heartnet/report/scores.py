@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 
@@ -11,9 +13,6 @@ from heartnet.report.curves import short
 
 POOLED = "Folds are pooled: each week is scored by the network that had not seen its person."
 """What one has to know of a number over all folds of a cross-validation."""
-
-SCALES = "Networks need not score on one scale, so that an AUROC over all weeks may be lower than within folds."
-"""And of an AUROC."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,13 @@ class Scores:
     notes: tuple[str, ...]
 
 
-def scores_of(
-    predictions: pl.DataFrame | None, simulated: bool, folds: bool = False, tested: Sequence[str] = ()
-) -> Scores | None:
+def scores_of(predictions: pl.DataFrame | None, simulated: bool, notes: Sequence[str] = ()) -> Scores | None:
     """Return the scores of predictions; None if there are none whose targets are known.
 
     Args:
         predictions: of all models.
         simulated: whether the weeks are.
-        folds: whether they are of all folds of a cross-validation.
-        tested: of which checkpoints they are, in words.
+        notes: what else one has to know of them.
     """
     from heartnet.predictions import CEILING, score_table  # scikit-learn takes a while
 
@@ -64,7 +60,7 @@ def scores_of(
     if len(targets) > 1:
         mean = table.group_by("model").agg(pl.col(first, second).mean())
         rows.append(("mean", "", _cells(mean, models, first, second, CEILING)))
-    notes = [*tested, *([f"{POOLED} {SCALES}" if conditions else POOLED] if folds else [])]
+    notes = [note for note in notes if note]
     if CEILING in models:
         notes.append("ceiling: one who sees the true traits of these simulated people; above it is only luck.")
     for (model,), part in predictions.group_by("model", maintain_order=True):
@@ -74,6 +70,25 @@ def scores_of(
         notes.append("Simulated weeks: these scores say nothing about real people.")
     title = ("AUROC", "average precision") if conditions else ("mean absolute error", "R²")
     return Scores(title, models, tuple(rows), tuple(notes))
+
+
+def pooled_lines(folder: Path) -> list[str]:
+    """Return what one has to know of scores of all folds of a cross-validation; nothing of another run."""
+    from heartnet.predictions import aurocs_within  # takes a while
+
+    if not any(folder.glob("fold-*/predictions.parquet")):
+        return []
+    within: dict[str, float] = {}
+    with suppress(pl.exceptions.PolarsError, OSError):  # the table was made of what can be read
+        within = aurocs_within(folder)
+    known = [f"{target} {value:.3f}" for target, value in within.items() if value == value]
+    if not known:
+        return [POOLED]
+    return [
+        POOLED,
+        "Networks need not score on one scale, and an AUROC over all weeks pays for that. Of the network,",
+        f"with only such weeks compared as one network scored: {', '.join(known)}.",
+    ]
 
 
 def _cells(

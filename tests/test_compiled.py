@@ -125,6 +125,20 @@ def test_one_compilation_is_for_all_lengths_and_batches() -> None:
     assert graphs.runs == 1 + 3 * 9
 
 
+def test_all_forms_of_a_sweep_are_compiled() -> None:
+    graphs = Graphs()
+    for dropout in (0.1, 0.2, 0.3):
+        network = deepheart(dropout=dropout)
+        compile_convolutions(network, CPU, graphs)  # type: ignore[arg-type]
+        for training in (True, False):
+            network.train(training)
+            for batch in (1, 3):
+                before = graphs.runs
+                network(*batch_of(30, batch))
+                assert graphs.runs == before + 3
+    assert 8 < graphs.compiled <= 64  # PyTorch's limit is 8
+
+
 def test_a_checkpoint_does_not_know(tmp_path: Any) -> None:
     plain, compiled = deepheart(), deepheart()
     compile_convolutions(compiled, CPU, "eager")

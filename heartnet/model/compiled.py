@@ -19,6 +19,9 @@ from heartnet.model.dropout import draws_from_stream
 BACKEND = "inductor"
 """Of `torch.compile`; needs a C++ compiler on a CPU, Triton and a C compiler on a GPU."""
 
+_FORMS = 64
+"""In which the same function may be compiled in a process."""
+
 
 class Compilable:
     """A function of tensors and modules that a network calls, compiled once `backend` is set.
@@ -66,6 +69,9 @@ def compile_convolutions(network: nn.Module, device: torch.device, backend: str 
         )
     for part in found:
         part.finish.backend = backend
+    # Training or not, first convolution or not, one week or several, each dropout of a sweep: each is one. Above the
+    # limit nothing would be compiled, with a warning.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _FORMS)
     # What compiles says this of what it does itself.
     warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf Tensor is being accessed")
     tried = found[0]

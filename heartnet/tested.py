@@ -78,7 +78,8 @@ def load_tested(folder: Path, module: HeartnetModule, trainer: lightning.Trainer
     """Give a module that was trained the weights to test, with what callbacks saved with them; say which they are.
 
     The weights are those of the best checkpoint, where the run chose one by a monitor, else of the newest: the same
-    that `heartnet.chosen_checkpoint.choose_checkpoint` takes. Where they are not the newest, a finding says so.
+    that `heartnet.chosen_checkpoint.choose_checkpoint` takes. Where they are not the newest, a finding says so. The
+    trainer counts the steps behind these weights from now on.
 
     Args:
         folder: of the run.
@@ -105,6 +106,8 @@ def load_tested(folder: Path, module: HeartnetModule, trainer: lightning.Trainer
         path.name, file_hash(path), int(checkpoint["epoch"]) + 1, trainer.current_epoch,
         int(checkpoint["global_step"]), trainer.global_step, monitor,
     )  # fmt: skip
+    # What the test logs, draws and finds stands at the step of the weights that it is of.
+    trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = found.step
     if found.step != found.of_steps:
         message = f"The test is of {found}; predict, export and card take the same."
         publish([Finding(CHECK, "pass", "test", None, None, "", message, (), found.step)], trainer)

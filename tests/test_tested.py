@@ -146,7 +146,11 @@ def test_the_best_is_tested_and_the_run_goes_on_from_the_newest(
     assert tested.sha256 == file_hash(RUN / "checkpoints" / "epoch-1.ckpt")
     said = f"epoch-1.ckpt, after epoch 2 of 3 (step {tested.step} of {tested.of_steps}), the best by val/loss"
     assert f"Tested: {said}." in capsys.readouterr().out
-    [finding] = [each for each in read_jsonl(RUN / "findings.jsonl") if each.check == CHECK]
+    found = read_jsonl(RUN / "findings.jsonl")
+    of_test = {each.step for each in found if each.where.startswith("test: ") and each.check != CHECK}
+    assert of_test == {tested.step}
+    assert {each.step for each in found if each.where.startswith("val: ")} == {tested.of_steps}
+    [finding] = [each for each in found if each.check == CHECK]
     assert said in finding.message
     assert finding.step == tested.step == tested.of_steps * 2 // 3
     assert f"Tested: {said}." in (RUN / "report.html").read_text(encoding="utf-8")

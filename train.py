@@ -159,6 +159,7 @@ def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetMo
     import torch
 
     from heartnet import terminal
+    from heartnet.allocator import keep_memory
     from heartnet.batch_size import batch_size_of, fitting_batch_size
     from heartnet.model import pieces
     from heartnet.model.compiled import compile_convolutions
@@ -166,6 +167,7 @@ def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetMo
 
     torch.set_num_threads(1)  # more would wait for one another at each step of an LSTM
     pieces.use_threads(config.threads)
+    keep_memory()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     trainer = build_trainer(config, folder)
     if trainer.world_size != 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jaxtyping
@@ -101,9 +102,13 @@ def test_scores_and_gradients_stay(make: Any, backend: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile with")
 @pytest.mark.parametrize("pool", [1, 4])
-def test_so_they_do_with_a_real_compiler_and_no_length_is_compiled_anew(pool: int) -> None:
+def test_so_they_do_with_a_real_compiler_and_no_length_is_compiled_anew(
+    pool: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     plain, compiled = deepheart(pool=pool), deepheart(pool=pool)
     compile_convolutions(compiled, CPU)
     agree(gradients(compiled, 40), gradients(plain, 40))
@@ -139,7 +144,7 @@ def test_all_forms_of_a_sweep_are_compiled() -> None:
     assert 8 < graphs.compiled <= 64  # PyTorch's limit is 8
 
 
-def test_a_checkpoint_does_not_know(tmp_path: Any) -> None:
+def test_a_checkpoint_does_not_know(tmp_path: Path) -> None:
     plain, compiled = deepheart(), deepheart()
     compile_convolutions(compiled, CPU, "eager")
     compiled(*batch_of(20))

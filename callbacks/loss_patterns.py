@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytorch_lightning as lightning
 
 from heartnet.diagnostics.loss_patterns import find_patterns
 from heartnet.diagnostics.loss_patterns_groups import check_strata, stratified
 from heartnet.diagnostics.loss_patterns_table import predicted_weeks
 from heartnet.diagnostics.loss_patterns_verdicts import CHECK, pattern_findings
+from heartnet.diagnostics.within_folds import on_one_level
 from heartnet.errors import HeartnetError
 from heartnet.figure_patterns import forest_figure, pattern_rows, strata_rows
 from heartnet.findings import Finding
@@ -43,8 +45,8 @@ class LossPatterns(OnPredictions):
     and condition, with people, weeks, positives, AUROC, logarithmic loss, Brier score and calibration offset, with
     intervals of 95 % from resampling people. Groups too small to tell are there, and say so.
 
-    In a cross-validation the tests of all folds are looked at together, after the last (`heartnet.pooled`). A pattern
-    may then also be one of people whose fold has a worse network.
+    In a cross-validation the tests of all folds are looked at together, after the last (`heartnet.pooled`), the logits
+    of each fold moved to one mean, for networks need not score on one level.
 
     With data of one person (`data.split_by=week`) weeks stand in for people. Of more than 50,000 weeks, those of people
     drawn at random are looked at. The network, its training and the random streams are left as they are.
@@ -98,8 +100,11 @@ class LossPatterns(OnPredictions):
             return [only_conditions(CHECK, predicted.split, why, trainer.global_step)]
         weeks = predicted_weeks(predicted.file, predicted.targets)
         # Which network it was is no trait of a week: in a cross-validation it stands for who was drawn into a fold.
-        known = weeks.known.drop(FOLD) if predicted.folds else weeks.known
-        arrays = (known, predicted.targets, weeks.scores, weeks.values)
+        known, scores = weeks.known, weeks.scores
+        if predicted.folds:
+            fold, known = known[FOLD].to_numpy(), known.drop(FOLD)
+            scores = np.column_stack([on_one_level(each, fold) for each in scores.T])
+        arrays = (known, predicted.targets, scores, weeks.values)
         about: dict[str, Any] = {"simulated": predicted.simulated, "step": trainer.global_step}
         split, tag = predicted.split, f"loss_patterns/{predicted.split}"
         if self.strata:

@@ -164,7 +164,7 @@ class MetadataReliance(OnPredictions):
         if lost is not None and (blind(lost) or not too_few(it)):
             found.append(ablation_finding(lost, predicted.split, all_weeks=it.weeks, settings=settings, **about))
         said = " The logits of each fold were moved to one mean." if predicted.folds else ""
-        return [replace(each, message=each.message + said) for each in found]
+        return [each if each.value is None else replace(each, message=each.message + said) for each in found]
 
 
 def _metadata(predicted: PredictedSplit, table: pl.DataFrame, target: str) -> npt.NDArray[np.float64] | None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import faults
@@ -22,6 +23,7 @@ from sklearn.metrics import roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
+from callbacks import loss_patterns
 from callbacks.loss_patterns import LossPatterns
 from callbacks.metadata_reliance import MetadataReliance
 from callbacks.people import People
@@ -31,6 +33,7 @@ from heartnet.ablation_weeks import some_weeks
 from heartnet.card_scores import read_test
 from heartnet.compare import compare_runs
 from heartnet.datamodule import WeeksDataModule
+from heartnet.diagnostics.loss_patterns import find_patterns
 from heartnet.diagnostics.people_scores import OWN, people_scores
 from heartnet.diagnostics.people_verdicts import people_finding
 from heartnet.diagnostics.score_quality import quality
@@ -38,6 +41,7 @@ from heartnet.diagnostics.score_verdicts import quality_findings
 from heartnet.diagnostics.within_folds import auroc_within, on_one_level
 from heartnet.findings import FILE, Finding, latest, of_all_parts, read_jsonl
 from heartnet.metadata_scores import metadata_score
+from heartnet.on_predictions import Fold, PredictedSplit
 from heartnet.people import LEARNED, Way, person_table, sigmoid
 from heartnet.pooled import CrossValidation, pooled_findings
 from heartnet.predictions import COLUMNS, FOLD, prediction_files, read_predictions
@@ -213,7 +217,7 @@ def test_each_input_is_taken_from_the_network_of_the_week(whole: Whole) -> None:
         assert whole.scalar(f"metadata_reliance/test/gain/{target}") == pytest.approx(gain, abs=2e-3)
         said = [each.message for each in whole.findings if each.check == "metadata_reliance" and target in each.where]
         assert said
-        assert all("The logits of each fold were moved to one mean." in each for each in said)
+        assert all("The logits of each fold were moved to one mean." in each for each in said if "too few" not in each)
     assert len(some_weeks(whole.frame, 1000)) == 90
 
 
@@ -243,6 +247,29 @@ def test_people_are_scored_as_their_fold_chose(whole: Whole) -> None:
         finding = whole.finding("people", f"test: {target}")
         assert f"of {len(person)} people" in finding.message
         assert f"For {target} mean_logit was chosen, AUROC within folds 0." in finding.message
+
+
+def test_patterns_are_looked_for_on_one_level_and_not_in_folds(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def found(known: pl.DataFrame, targets: Any, scores: Any, *rest: Any, **options: Any) -> Any:
+        asked.append((known, scores))
+        return find_patterns(known, targets, scores, *rest, **options)
+
+    monkeypatch.setattr(loss_patterns, "find_patterns", found)
+    last = whole.data[-1]
+    split = PredictedSplit(
+        whole.folder / "predictions.parquet", "test", tuple(last.targets), "conditions", 90, last, False, "user", 3,
+        tuple(Fold(f"fold-{i}", module, None, ()) for i, module in enumerate(whole.modules)),  # type: ignore[arg-type]
+    )  # fmt: skip
+    trainer: Any = SimpleNamespace(loggers=[], global_step=3)
+    LossPatterns(draws=DRAWS).look(trainer, whole.modules[-1], split)
+    [(known, scores)] = asked
+    assert FOLD not in known.columns
+    fold = known.join(whole.part("diabetes").select("week", FOLD), on="week", how="left", maintain_order="left")[FOLD]
+    logit = np.log(scores / (1 - scores))
+    means = np.stack([logit[(fold == f"fold-{i}").to_numpy()].mean(axis=0) for i in range(FOLDS)])
+    assert np.allclose(means, means[0])
 
 
 def test_it_leaves_no_trace(whole: Whole) -> None:

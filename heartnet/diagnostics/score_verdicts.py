@@ -126,8 +126,12 @@ def _of_folds(it: Quality, who: str) -> tuple[Status, str]:
     """
     within = it.auroc if math.isnan(it.within.value) else it.within
     who = f"{who}, scored by {it.folds} networks"
-    numbers = f"AUROC {it.auroc}; within folds {it.within}" if within is it.within else f"AUROC {it.auroc}"
+    numbers, limits = f"AUROC {it.auroc.value:.3f}", f"95 %: {it.auroc.low:.3f} to {it.auroc.high:.3f}"
+    if within is it.within:
+        numbers += f", within folds {within.value:.3f}"
+        limits += f", {within.low:.3f} to {within.high:.3f}"
     more = f"average precision {it.average_precision}, by chance {it.base_rate:.3f}"
+    numbers = f"{numbers} ({limits}; {who}; {more})."
     apart = ""
     if it.above.low > 0 and it.above.value > APART:
         apart = (
@@ -136,11 +140,11 @@ def _of_folds(it: Quality, who: str) -> tuple[Status, str]:
         )
     if within.high < 0.5 and it.auroc.high < 0.5:
         words = "It ranks the wrong way round: are labels inverted, or conditions exchanged?"
-        return "fail", f"{numbers} ({who}; {more}). {words}"
+        return "fail", f"{numbers} {words}"
     if not within.low > 0.5:
         words = "Within folds, where each network ranks by itself, it cannot be told from chance."
-        return "warn", f"{numbers} ({who}; {more}). {words}{apart}"
-    return ("warn" if apart else "pass"), f"{numbers} ({who}; {more}).{apart}"
+        return "warn", f"{numbers} {words}{apart}"
+    return ("warn" if apart else "pass"), f"{numbers}{apart}"
 
 
 def _calibration(it: Quality, settings: Mapping[str, object]) -> tuple[Status, str, tuple[str, ...]]:

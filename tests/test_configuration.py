@@ -95,7 +95,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
         ("model.forget_bias=chron", ["default, chrono or a number. Did you mean 'chrono'?"]),
         ("model.kernel_sizes=5", ["model.kernel_sizes=5: must be a list"]),
         ("data.batch_size=0", ["data.batch_size=0"]),
-        ("data.batch_size=2.5", ["data.batch_size=2.5: must be a whole number"]),
+        ("data.batch_size=2.5", ["data.batch_size=2.5: must be auto or a whole number"]),
         ("data.users=null", ["data.users=null: must be a whole number"]),
         ("data.base_rates={diabets:0.5}", ["'diabets'", "'diabetes'?"]),
         ("task.conditions=[diabets]", ["diabets", "'diabetes'?"]),

@@ -18,7 +18,7 @@ from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.network_facts import decades, pace, silent, weights
 from heartnet.predictions import CEILING, NETWORK, read_predictions
 from heartnet.report.folder import Run, is_run, read_run, runs_below
-from heartnet.report.scores import POOLED
+from heartnet.report.scores import POOLED, within_words
 from heartnet.resampling import Interval, Statistic, auroc, by_label, explained, interval
 
 BASELINE = "baseline"
@@ -165,7 +165,8 @@ def _rows(run: Run, name: str) -> list[Row]:
     row = Row(name, NETWORK, run.folder, decades=decades(run), silent=silent(run), pace=pace(run))
     row = replace(row, weights=weights(run.folder), simulated=bool(run.simulated))
     if any(run.folder.glob("fold-*")):
-        row = replace(row, notes=(POOLED,))
+        within = within_words(run.folder)
+        row = replace(row, notes=(POOLED, *([f"{name}: AUROC within folds: {within}"] if within else [])))
     if run.status is not None and run.status.state != "finished":
         row = replace(row, notes=(*row.notes, f"{name}: {run.status.state}"))
     try:

@@ -39,7 +39,8 @@ class PredictedSplit:
         targets: names.
         kind: `conditions` or `synthetic`.
         weeks: how many.
-        data: where the weeks came from; None if not from heartnet's data module.
+        data: where the weeks came from; None if not from heartnet's data module. Of a cross-validation that of the
+            last fold, with its splits and scaling.
         simulated: whether the weeks are.
         by: what was split, and is to be resampled.
         step: optimiser steps taken when it was predicted; a training may have gone on since.

@@ -74,21 +74,26 @@ def scores_of(predictions: pl.DataFrame | None, simulated: bool, notes: Sequence
 
 def pooled_lines(folder: Path) -> list[str]:
     """Return what one has to know of scores of all folds of a cross-validation; nothing of another run."""
-    from heartnet.predictions import aurocs_within  # takes a while
-
     if not any(folder.glob("fold-*/predictions.parquet")):
         return []
-    within: dict[str, float] = {}
-    with suppress(pl.exceptions.PolarsError, OSError):  # the table was made of what can be read
-        within = aurocs_within(folder)
-    known = [f"{target} {value:.3f}" for target, value in within.items() if value == value]
+    known = within_words(folder)
     if not known:
         return [POOLED]
     return [
         POOLED,
         "Networks need not score on one scale, and an AUROC over all weeks pays for that. Of the network,",
-        f"with only such weeks compared as one network scored: {', '.join(known)}.",
+        f"with only such weeks compared as one network scored: {known}.",
     ]
+
+
+def within_words(folder: Path) -> str:
+    """Return the network's AUROCs within folds, as a list in words; empty if there are none."""
+    from heartnet.predictions import aurocs_within  # takes a while
+
+    within: dict[str, float] = {}
+    with suppress(pl.exceptions.PolarsError, OSError):  # the table was made of what can be read
+        within = aurocs_within(folder)
+    return ", ".join(f"{target} {value:.3f}" for target, value in within.items() if value == value)
 
 
 def _cells(

@@ -95,9 +95,9 @@ def large_enough(inside: Flags, users: npt.NDArray[np.int64]) -> bool:
 
     Args:
         inside: `[week]`.
-        users: `[week]`.
+        users: `[week]`, from 0.
     """
-    within, beyond = len(np.unique(users[inside])), len(np.unique(users[~inside]))
+    within, beyond = (np.count_nonzero(np.bincount(users[each])) for each in (inside, ~inside))
     return min(within, beyond) >= FEWEST_INSIDE and float(inside.mean()) <= MOST
 
 

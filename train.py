@@ -360,7 +360,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, ValueError) and "group override" in str(error):  # Hydra's, for +callbacks=null
         return explain_overrides(sys.argv[1:]) or str(error)
     if type(error).__name__ == "OutOfMemoryError":
-        return f"the accelerator's memory is full; lower data.batch_size ({last_line(error)})"
+        return f"the accelerator's memory is full; lower data.batch_size, or set it to auto ({last_line(error)})"
     return None
 
 

@@ -86,11 +86,13 @@ def fitting_batch_size(
         reason = "larger ones are no faster there" if device.type == "cpu" else "its memory cannot be asked about"
         return BatchSize(BATCH_SIZE, f"data.batch_size=auto: {BATCH_SIZE} weeks a batch on {device.type}; {reason}.")
     weights = sum(each.numel() * each.element_size() for each in module.parameters())
-    room, meter = SHARE * memory.free() - _STATES * weights, memory
+    meter = memory
 
     def needed(weeks: int) -> float:
         return meter.peak(lambda: train_once(data, module, trainer, weeks))
 
+    needed(1)  # CUDA's libraries take memory of their own once they are used
+    room = SHARE * memory.free() - _STATES * weights
     steps = STEPS * trainer.accumulate_grad_batches
     most = max(_rounded(len(data.rows["train"]) // steps), min(_MULTIPLE, len(data.rows["train"])))
     weeks, took = largest(needed, room, most)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from heartnet.allocator import keep_memory
 from heartnet.model import pieces
 from heartnet.model.deepheart import DeepHeart
 
@@ -72,12 +73,13 @@ class TorchTraining:
     Args:
         kind: `ours`, `packed` or `padded`. Ours works in pieces, a thread each (`heartnet.model.pieces`), the others
             with that many threads an operation.
-        bfloat16: under autocast.
+        precision: `float32`; `bfloat16`, under autocast; `float64`, to compare with.
     """
 
     def __init__(
-        self, kind: str, weights: Weights, channels: int, outputs: int, *, threads: int, bfloat16: bool = False
+        self, kind: str, weights: Weights, channels: int, outputs: int, *, threads: int, precision: str = "float32"
     ) -> None:
+        keep_memory()
         pieces.use_threads(threads)
         torch.set_num_threads(1 if kind == "ours" else threads)
         if kind == "ours":
@@ -87,15 +89,17 @@ class TorchTraining:
             stock = StockDeepHeart(channels, outputs, packed=kind == "packed")
             stock.load(weights)
             self.network = stock
-        self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
+        self.dtype = torch.float64 if precision == "float64" else torch.float32
+        self.network.to(self.dtype)
+        self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3)
 
     def score(self, batch: Batch) -> Tensor:
-        inputs, lengths = torch.from_numpy(batch["inputs"]), torch.from_numpy(batch["lengths"])
+        inputs, lengths = torch.from_numpy(batch["inputs"]).to(self.dtype), torch.from_numpy(batch["lengths"])
         with self.autocast:
             ours = isinstance(self.network, DeepHeart)
             score: Tensor = pieces.score(self.network, inputs, lengths, None) if ours else self.network(inputs, lengths)
-        return score.float()
+        return score.to(self.dtype)
 
     def step(self, batch: Batch) -> None:
         self.optimizer.zero_grad()
@@ -111,7 +115,7 @@ class TorchTraining:
         return self.score(batch).detach().numpy(), first.numpy()
 
     def loss(self, batch: Batch) -> Tensor:
-        targets = torch.from_numpy(batch["targets"])
+        targets = torch.from_numpy(batch["targets"]).to(self.dtype)
         known = ~targets.isnan()
         each = F.binary_cross_entropy_with_logits(self.score(batch), targets.nan_to_num(), reduction="none")
         return (each * known).sum() / known.sum().clamp(min=1)

@@ -44,7 +44,7 @@ def make(name: str, weights: dict[str, Any], channels: int, outputs: int) -> Any
 
     kind, _, precision = name.partition(" ")
     threads = len(os.sched_getaffinity(0))
-    return TorchTraining(kind, weights, channels, outputs, threads=threads, bfloat16=precision == "bfloat16")
+    return TorchTraining(kind, weights, channels, outputs, threads=threads, precision=precision or "float32")
 
 
 def batch_of(stored: dict[str, Any], name: str) -> dict[str, Any]:

@@ -1,0 +1,165 @@
+"""What folds of a cross-validation have in common to be ranked by, and what is said where their levels differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faults
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from heartnet.datamodule import WeeksDataModule
+from heartnet.diagnostics.people_scores import OWN, people_scores
+from heartnet.diagnostics.people_verdicts import people_finding
+from heartnet.diagnostics.score_quality import quality
+from heartnet.diagnostics.score_verdicts import quality_findings
+from heartnet.diagnostics.within_folds import auroc_within, on_one_level
+from heartnet.findings import Finding
+from heartnet.people import LEARNED, Way, person_table, sigmoid
+from heartnet.pooled import pooled_findings
+from heartnet.predictions import FOLD
+from heartnet.tasks import Conditions
+
+
+def naive_pairs(score: Any, value: Any, fold: Any) -> tuple[float, int]:
+    right, pairs = 0.0, 0
+    for i in np.flatnonzero(value == 1):
+        for j in np.flatnonzero((value == 0) & (fold == fold[i])):
+            right, pairs = right + (score[i] > score[j]) + 0.5 * (score[i] == score[j]), pairs + 1
+    return right, pairs
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 4))
+def test_within_folds_is_the_share_of_pairs_and_no_offset_moves_it(seed: int, folds: int) -> None:
+    rng = np.random.default_rng(seed)
+    count = 25
+    value, fold = (rng.random(count) < 0.4).astype(float), rng.integers(0, folds, count)
+    score, often = rng.integers(0, 6, count).astype(float), rng.integers(0, 3, count)
+    repeated = [np.repeat(each, often) for each in (score, value, fold)]
+    right, pairs = naive_pairs(*repeated)
+    expected = right / pairs if pairs else np.nan
+    for moved in (score, score + 100 * fold):
+        found = auroc_within(moved, value, fold)(often[:, None].astype(float))
+        assert found == pytest.approx([expected], nan_ok=True)
+
+
+def test_of_nothing_learned_no_labels_are_called_inverted() -> None:
+    """A network that only knows its training's base rate scores a fold lower the more have it there."""
+    rng = np.random.default_rng(0)
+    pooled, wrong = [], 0
+    for seed in range(20):
+        value = (rng.random(300) < 0.3).astype(float)
+        fold = np.random.default_rng(seed).integers(0, 10, 300)
+        rate = np.array([value[fold != each].mean() for each in range(10)])[fold]
+        score = 1 / (1 + np.exp(-(np.log(rate / (1 - rate)) + 0.01 * rng.normal(size=300))))
+        it = quality("x", score, value, np.arange(300), folds=fold, draws=200)
+        pooled.append(it.auroc.high)
+        wrong += quality_findings(it, "test")[0].status == "fail"
+    assert sum(each < 0.5 for each in pooled) >= 15, "over all weeks it looks inverted"
+    assert wrong <= 1
+
+
+def test_networks_on_different_scales_are_named_and_inverted_labels_are() -> None:
+    rng = np.random.default_rng(1)
+    value, fold = (rng.random(400) < 0.4).astype(float), np.arange(400) % 4
+    logit = 2 * value + rng.normal(size=400)
+
+    def told(logit: Any, folds: Any = fold) -> Finding:
+        return quality_findings(
+            quality("x", 1 / (1 + np.exp(-logit)), value, np.arange(400), folds=folds, draws=200), "test"
+        )[0]
+
+    same, apart, turned = told(logit), told(logit + 3 * (fold - 1.5)), told(-logit)
+    assert (same.status, apart.status, turned.status) == ("pass", "warn", "fail")
+    assert "do not score on one scale" in apart.message
+    assert "within folds" not in told(logit, None).message
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6))
+def test_on_one_level_no_offset_and_no_steepness_is_left(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logit, fold = rng.normal(size=60), np.arange(60) % 3
+    shift, steep = rng.normal(size=3)[fold], rng.uniform(0.5, 2, 3)[fold]
+    moved = on_one_level(sigmoid(logit + shift), fold)
+    means = [np.log(moved / (1 - moved))[fold == each].mean() for each in range(3)]
+    assert means == pytest.approx([(logit + shift).mean()] * 3)
+    for each in range(3):
+        mine = fold == each
+        assert np.array_equal(np.argsort(moved[mine]), np.argsort(logit[mine])), "within a fold no week changes place"
+    same = on_one_level(sigmoid(steep * logit + shift), fold, spread=True)
+    spread = [np.log(same / (1 - same))[fold == each].std() for each in range(3)]
+    assert spread == pytest.approx([spread[0]] * 3)
+    broken = np.array([0.5, np.nan])
+    assert on_one_level(broken, np.zeros(2)) is broken
+
+
+def test_simple_models_are_compared_within_folds_where_levels_differ() -> None:
+    rng = np.random.default_rng(0)
+    people = 240
+    has = (rng.random(people) < 0.4).astype(np.float32)
+    fold = np.arange(people) % 4
+
+    def findings_of(apart: float) -> Finding:
+        frames = [
+            pl.DataFrame(
+                {
+                    "model": model, "user_id": [f"user-{i:03d}" for i in range(people)], "week": np.arange(people),
+                    "target": "diabetes", "value": has, "score": sigmoid(logit).astype(np.float32),
+                    FOLD: [f"fold-{i}" for i in fold],
+                }
+            )
+            for model, logit in (
+                ("network", 2.0 * has + rng.normal(size=people) + apart * (fold - 1.5)),
+                ("hourly", 0.7 * has + rng.normal(size=people)),
+            )
+        ]  # fmt: skip
+        [found] = pooled_findings(pl.concat(frames), WeeksDataModule(faults.weeks(0), Conditions(["diabetes"])))
+        return found
+
+    near, far = findings_of(0.0), findings_of(4.0)
+    assert near.status == far.status == "pass", "over all weeks the far one would be worse than the simple model"
+    assert "Compared within folds" in far.message
+    assert "Compared within folds" not in near.message
+
+
+def test_folds_that_choose_different_ways() -> None:
+    rng = np.random.default_rng(0)
+    people = 60
+    has = (rng.random(people) < 0.5).astype(float)
+    logit = (has[:, None] + rng.normal(size=(people, 3))).ravel()
+    users = np.repeat([f"user-{i:03d}" for i in range(people)], 3)
+    weeks = pl.DataFrame(
+        {
+            "model": "network", "user_id": users, "week": np.arange(3 * people), "target": "x", "split": "test",
+            "value": np.repeat(has, 3), "logit": logit, "score": sigmoid(logit), "wear_hours": 100.0,
+        }
+    )  # fmt: skip
+    table = person_table(weeks.lazy(), ("x",)).with_columns(
+        pl.Series(FOLD, ["a", "b"] * 30)  # people are in the order of their first week
+    )
+    learned = Way(LEARNED, (-0.5, 1.0, 0.2, 0.1, 0.0))
+    own = {"a": Way("maximum"), "b": learned}
+    score = weeks["score"].to_numpy()
+    it = people_scores("x", table, score, users, chosen=own, draws=100)
+    expected = np.where(table[FOLD] == "a", Way("maximum").scores(table), learned.scores(table))
+    assert it.taken == OWN
+    fold = table[FOLD].to_numpy()
+
+    def within(score: Any) -> Any:
+        right, pairs = naive_pairs(score, has, fold)
+        return pytest.approx(right / pairs)
+
+    assert it.ways[OWN].auroc.value == within(expected)
+    assert LEARNED in it.ways, "cross-fitted, for comparison"
+    assert "each fold chose for itself" in people_finding(it, "test").message
+    without = people_scores("x", table, score, users, chosen={"a": None, "b": None}, draws=100)
+    assert (without.taken, without.validated) == ("mean_logit", False)
+    assert "without a validation none could be chosen" in people_finding(without, "test").message
+    same = people_scores("x", table, score, users, chosen={"a": Way("mean"), "b": Way("mean")}, draws=100)
+    assert same.taken == "mean"
+    assert same.ways["mean"].auroc.value == within(table["mean"].to_numpy())

@@ -3,7 +3,8 @@
 Every hook of every callback is timed, in processor seconds of the process (so that other programs do not count), and
 compared with the rest of `trainer.fit`. Looks are made before training, every few epochs and at the end, and more often
 in the first steps, so their share falls with the length of a run: the table shows what the measured costs add up to in
-ten epochs of 1,000 weeks: looks by their cadence, the first steps once, later steps by their number.
+ten epochs of 1,000 weeks, and in a run of one: looks by their cadence, the first steps once, later steps by their
+number.
 """
 
 from __future__ import annotations
@@ -63,26 +64,31 @@ def rows(*, quick: bool = False) -> list[Row]:
         total = time.process_time() - start
     step = (total - sum(spent.values())) / trainer.global_step
     epochs = {node["_target_"].rpartition(".")[2]: node.get("every_n_epochs") for node in config.callbacks.values()}
-    shares = {}
-    for name in (type(each).__name__ for each in ours):
-        long = in_a_long_run(name, epochs[name], spent, trainer.global_step, data.batch_size)
-        shares[name] = long / (step * LONG_EPOCHS * LONG_WEEKS / data.batch_size)
+    shares, alone = (
+        {
+            name: in_a_run(count, name, epochs[name], spent, trainer.global_step, data.batch_size)
+            / (step * count * LONG_WEEKS / data.batch_size)
+            for name in (type(each).__name__ for each in ours)
+        }
+        for count in (LONG_EPOCHS, 1)
+    )
     what = "callbacks, share of ten epochs of 1,000 weeks"
     return [
         Row(f"{what}: all", sum(shares.values()), limit=0.05, sense="most", of="ours",
             note=f"{trainer.global_step} steps of {step:.2f} s were measured, and took "
             f"{sum(spent.values()) / (total - sum(spent.values())):.1%} longer with all of them"),
+        Row("callbacks, share of a run of one epoch of 1,000 weeks: all", sum(alone.values())),
         *(Row(f"{what}: {name}", share) for name, share in sorted(shares.items(), key=lambda each: -each[1])),
         Row("callbacks: resident memory after the last epoch", memory.seen[-1], "MB", "after the first",
             memory.seen[0], 1.1, "most"),
     ]  # fmt: skip
 
 
-def in_a_long_run(name: str, every: int | None, spent: Spent, steps: int, batch_size: int) -> float:
-    """Return the seconds that a callback would take in `LONG_EPOCHS` epochs; `every` is None if it counts no epochs."""
+def in_a_run(count: int, name: str, every: int | None, spent: Spent, steps: int, batch_size: int) -> float:
+    """Return the seconds that a callback would take in `count` epochs; `every` is None if it counts no epochs."""
     looks, first, later = (spent[name, part] for part in ("looks", "first steps", "later steps"))
-    often = 1 + LONG_EPOCHS / (every or LONG_EPOCHS)  # before training, and after every few epochs
-    later_steps = LONG_EPOCHS * LONG_WEEKS / batch_size - FIRST_STEPS
+    often = 1 + max(count / (every or count), 1)  # before training, and after every few epochs or at least the last
+    later_steps = count * LONG_WEEKS / batch_size - FIRST_STEPS
     return looks * often / 2 + first + later * later_steps / max(steps - FIRST_STEPS, 1)
 
 

@@ -14,7 +14,7 @@ def keep_memory() -> bool:
 
     A step of the full model asks for a gigabyte in blocks of up to 85 MB. glibc gives such blocks back to the system
     when they are freed, and the system clears each page when it is asked for again: a quarter of the time of a step.
-    Blocks of up to 128 MB are kept here, in one place for all threads, so memory stays at its peak.
+    Blocks of up to 256 MB are kept here, in one place for all threads, so memory stays at its peak.
 
     Who has set glibc's allocator in the environment (`MALLOC_…`, `GLIBC_TUNABLES`) keeps that.
 
@@ -31,5 +31,5 @@ def keep_memory() -> bool:
         mallopt = library.mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    settings = {_MMAP_THRESHOLD: 128 * _MB, _TRIM_THRESHOLD: 2048 * _MB - 1, _ARENA_MAX: 1}
+    settings = {_MMAP_THRESHOLD: 256 * _MB, _TRIM_THRESHOLD: 2048 * _MB - 1, _ARENA_MAX: 1}
     return all(mallopt(name, value) == 1 for name, value in settings.items())

@@ -31,8 +31,8 @@ from heartnet.weeks import MAX_READINGS
 PEERS = {"padded": "padded nn.LSTM", "jax": "JAX lax.scan", "keras": "Keras 3 on JAX"}
 REFERENCE = "ours float64"
 BATCHES, PACKED_READINGS = 2, 256
-TOLERANCES = {"float32": 1e-5, "bfloat16": 0.02}
-"""How far scores and gradients may lie from the reference, as a share of the largest."""
+TOLERANCES = {"float32": 1e-5, "bfloat16": 0.05}
+"""How far scores and gradients may lie from the reference, as a share of the largest; bfloat16 has 8 bits, a step 0.4 %."""
 
 
 def rows(*, quick: bool = False) -> list[Row]:

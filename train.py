@@ -24,6 +24,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from heartnet.allocator import keep_memory
 from heartnet.configuration import CONF, check, groups, last_line, options_of, there_are, who_has
 from heartnet.errors import HeartnetError, StoppedError, did_you_mean
 from heartnet.folders import new_run_folder, newest_checkpoint, remove_empty_folders, remove_if_empty, short
@@ -47,6 +48,7 @@ def main() -> int:
         input; 130 when interrupted.
     """
     statuses: list[int] = []
+    keep_memory()  # before any library starts threads
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def job(config: DictConfig) -> None:
@@ -159,7 +161,6 @@ def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetMo
     import torch
 
     from heartnet import terminal
-    from heartnet.allocator import keep_memory
     from heartnet.batch_size import batch_size_of, fitting_batch_size
     from heartnet.model import pieces
     from heartnet.model.compiled import compile_convolutions
@@ -167,7 +168,6 @@ def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetMo
 
     torch.set_num_threads(1)  # more would wait for one another at each step of an LSTM
     pieces.use_threads(config.threads)
-    keep_memory()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     trainer = build_trainer(config, folder)
     if trainer.world_size != 1:
@@ -221,6 +221,7 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
     from pytorch_lightning.callbacks import ModelCheckpoint
     from pytorch_lightning.loggers import TensorBoardLogger
 
+    from heartnet.step_losses import LossesOfABrokenRun
     from heartnet.tensorboard_layout import TensorBoardLayout
 
     callbacks: list[Callback] = [
@@ -228,6 +229,7 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
         # `save_last` would skip the epochs that `monitor` does not like. The mode only makes its state another one's.
         ModelCheckpoint(folder / "checkpoints", "last", mode="max", enable_version_counter=False),
         TensorBoardLayout(),
+        LossesOfABrokenRun(),
     ]
     callbacks += [instantiate(node, _convert_="all") for node in (config.get("callbacks") or {}).values()]
     trainer: Trainer = instantiate(

@@ -96,7 +96,7 @@ class HeartnetModule(pl.LightningModule):
         self.target_std: Tensor
         self.register_buffer("target_mean", torch.tensor(target_mean, dtype=torch.float32))
         self.register_buffer("target_std", torch.tensor(target_std, dtype=torch.float32))
-        self._loss, self._losses = torch.tensor(math.nan), StepLosses()
+        self._loss, self.losses = torch.tensor(math.nan), StepLosses()
         self.scores = nn.ModuleDict({split: TargetScores(kind, self.targets) for split in ("val", "test")})
         set_output_bias = getattr(network, "set_output_bias", None)
         if kind == "conditions" and set_output_bias is not None:
@@ -128,6 +128,7 @@ class HeartnetModule(pl.LightningModule):
         return torch.sigmoid(score) if self.kind == "conditions" else score * self.target_std + self.target_mean
 
     def on_train_start(self) -> None:
+        self.losses = StepLosses()  # without what a training that broke may have left
         late_fusion.check(self)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
@@ -143,10 +144,10 @@ class HeartnetModule(pl.LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002
-        self._losses.add(self.trainer, self._loss)
+        self.losses.add(self.trainer, self._loss)
 
     def on_train_epoch_end(self) -> None:
-        self._losses.write(self.trainer)
+        self.losses.write(self.trainer)
 
     def _augmented(self, batch: Batch) -> Batch:
         crop, strengths = int(self.augmentation["crop"]), {k: v for k, v in self.augmentation.items() if k != "crop"}

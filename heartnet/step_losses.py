@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import pytorch_lightning as pl
 import torch
@@ -31,7 +32,8 @@ class StepLosses:
         """Take the loss of a step whose optimiser has not stepped yet."""
         now, step = time.time(), trainer.global_step
         trainer.callback_metrics["train/loss"] = loss
-        if (step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (step + 1) % every == 0:  # 0 logs no step
             self.waiting.append((step, now, loss))
         if now - self.written >= SECONDS:
             self.write(trainer)
@@ -52,3 +54,13 @@ class StepLosses:
                 else:
                     logger.log_metrics({"train/loss": value}, step=step)
             logger.log_metrics({"epoch": trainer.current_epoch}, step=steps[-1])
+
+
+class LossesOfABrokenRun(pl.Callback):
+    """Writes the losses that still wait when an error or an interruption ends a training: those to look at."""
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        del exception
+        with suppress(Exception):  # a GPU that failed may not give them, and its own error is the one to tell
+            if isinstance(losses := getattr(pl_module, "losses", None), StepLosses):
+                losses.write(trainer)

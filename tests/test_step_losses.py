@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from heartnet import step_losses
-from heartnet.step_losses import StepLosses
+from heartnet.step_losses import LossesOfABrokenRun, StepLosses
 
 
 class Line(lightning.LightningModule):
@@ -86,6 +86,37 @@ def test_losses_are_those_that_lightning_logs(
     assert found == pytest.approx([value for _, value in points(shown, "train/loss")])
     assert trainer.callback_metrics["train/loss"] == trainer.callback_metrics["expected"]
     assert trainer.progress_bar_metrics["train/loss"] == pytest.approx(points(shown, "train/loss")[-1][1])
+
+
+class Breaks(lightning.Callback):
+    """Ends a training behind its ninth step."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step == 9:
+            raise self.error
+
+
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader'")
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
+def test_losses_of_a_training_that_breaks_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.setattr(step_losses, "SECONDS", 1000.0)
+    with pytest.raises((RuntimeError, SystemExit)):
+        fit(tmp_path, log_every_n_steps=1, callbacks=[LossesOfABrokenRun(), Breaks(error)])
+    shown = EventAccumulator(str(tmp_path))
+    shown.Reload()
+    assert [step for step, _ in points(shown, "train/loss")] == list(range(9))
+
+
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader'")
+def test_no_step_is_logged_where_that_is_asked_for(tmp_path: Path) -> None:
+    trainer, shown = fit(tmp_path, log_every_n_steps=0)
+    assert "train/loss" not in shown.Tags()["scalars"]
+    assert trainer.callback_metrics["train/loss"] == trainer.callback_metrics["expected"]
 
 
 @pytest.mark.filterwarnings("ignore:The 'train_dataloader'")

@@ -153,6 +153,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     assert f"{folder}/checkpoints/last.ckpt" in (folder / "report.html").read_text(encoding="utf-8")
     findings = len(read_jsonl(folder / "findings.jsonl"))
     steps = logged_steps(folder, "train/loss")
+    assert len(steps) == len(logged_steps(Path("whole"), "train/loss")) // 2 + 1  # up to the interruption
 
     command = shlex.split(said.strip().partition("To go on: ")[2])
     assert command[:2] == ["python", "train.py"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8  # of malloc.h
 _MB = 2**20
 
 
@@ -15,6 +15,9 @@ def keep_memory() -> bool:
     A step of the full model asks for a gigabyte in blocks of up to 85 MB. glibc gives such blocks back to the system
     when they are freed, and the system clears each page when it is asked for again: a quarter of the time of a step.
     Blocks of up to 256 MB are kept here, in one place for all threads, so memory stays at its peak.
+
+    To be called before the first thread starts: the memory of one that came before is in another place, where blocks of
+    more than 64 MB are given back as ever, and later threads would share it.
 
     Who has set glibc's allocator in the environment (`MALLOC_…`, `GLIBC_TUNABLES`) keeps that.
 
@@ -31,5 +34,6 @@ def keep_memory() -> bool:
         mallopt = library.mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    settings = {_MMAP_THRESHOLD: 256 * _MB, _TRIM_THRESHOLD: 2048 * _MB - 1, _ARENA_MAX: 1}
-    return all(mallopt(name, value) == 1 for name, value in settings.items())
+    # glibc before 2.35 refuses a threshold above 32 MB: there, blocks of any size are kept.
+    kept = mallopt(_MMAP_THRESHOLD, 256 * _MB) == 1 or mallopt(_MMAP_MAX, 0) == 1
+    return bool(kept and mallopt(_TRIM_THRESHOLD, 2048 * _MB - 1) == 1 and mallopt(_ARENA_MAX, 1) == 1)

@@ -7,9 +7,11 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks import bench_training
 from benchmarks.measure import alternate
 from benchmarks.table import Row, as_markdown, as_text
 
@@ -53,3 +55,20 @@ def test_a_run_adds_a_section_above_the_older_ones(tmp_path: Path, monkeypatch: 
     assert text.startswith("# Measured\n\nSome words.\n")
     assert text.count("\n## ") == 2
     assert text.index("second machine") < text.index("first machine")
+
+
+def test_contenders_that_do_other_work_are_not_timed(tmp_path: Path) -> None:
+    file, right = tmp_path / "batches.npz", np.linspace(-1.0, 1.0, 8)
+
+    def said(name: str, scores: float = 0.0, gradient: float = 0.0) -> None:
+        np.savez(f"{file}.{name}.npz", scores=right + scores, gradient=right + gradient)
+
+    said(bench_training.REFERENCE)
+    said("ours", 5e-6, -5e-6)
+    said("ours bfloat16", 1e-2)
+    said("padded", gradient=1.0)  # reads padding first, so that its gradient is another
+    bench_training.compare(file, ["ours", "ours bfloat16", "padded"])
+    for name, off in {"ours": (0, 2e-5), "jax": (2e-5, 0), "ours bfloat16": (0, 0.1), "padded": (2e-5, 0)}.items():
+        said(name, *off)
+        with pytest.raises(RuntimeError, match=f"{name}: .* are off by"):
+            bench_training.compare(file, [name])

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from heartnet.allocator import keep_memory
 from heartnet.model import pieces
 from heartnet.model.deepheart import DeepHeart
 
@@ -71,15 +70,14 @@ class TorchTraining:
     """Trains one of the networks; dropout is off, so that all contenders do the very same.
 
     Args:
-        kind: `ours`, `packed` or `padded`. Ours works in pieces, a thread each (`heartnet.model.pieces`), the others
-            with that many threads an operation.
+        kind: `ours`, `packed`, `padded`, or `stock`, which is `padded` too. Ours works in pieces, a thread each
+            (`heartnet.model.pieces`), the others with that many threads an operation.
         precision: `float32`; `bfloat16`, under autocast; `float64`, to compare with.
     """
 
     def __init__(
         self, kind: str, weights: Weights, channels: int, outputs: int, *, threads: int, precision: str = "float32"
     ) -> None:
-        keep_memory()
         pieces.use_threads(threads)
         torch.set_num_threads(1 if kind == "ours" else threads)
         if kind == "ours":

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from heartnet.allocator import keep_memory
+
 
 def main(file: str, name: str) -> None:
     stored = dict(np.load(file, allow_pickle=False))
@@ -60,6 +62,8 @@ def fit(name: str, batch: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    if sys.argv[2] not in ("stock", "jax", "keras"):
+        keep_memory()
     answers = os.fdopen(os.dup(1), "w")  # of this protocol alone; what libraries print goes to the terminal
     os.dup2(2, 1)
     main(*sys.argv[1:])

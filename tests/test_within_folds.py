@@ -63,6 +63,18 @@ def test_of_nothing_learned_no_labels_are_called_inverted() -> None:
     assert wrong <= 1
 
 
+def test_of_nothing_learned_with_each_person_a_fold_no_labels_are_called_inverted() -> None:
+    person = np.repeat(np.arange(24), 3)
+    value = (np.arange(24) < 12).astype(float)
+    rate = (12 - value) / 23  # of the others
+    score = (rate + 1e-4 * np.random.default_rng(0).normal(size=24))[person]
+    it = quality("x", score, value[person], person, folds=person, draws=200)
+    found = quality_findings(it, "test")[0]
+    assert it.auroc.high < 0.1
+    assert found.status == "warn"
+    assert "No fold has both" in found.message
+
+
 def test_networks_on_different_scales_are_named_and_inverted_labels_are() -> None:
     rng = np.random.default_rng(1)
     value, fold = (rng.random(400) < 0.4).astype(float), np.arange(400) % 4

@@ -124,10 +124,11 @@ def _of_folds(it: Quality, who: str) -> tuple[Status, str]:
     simulated cohorts of 17 people in 5 folds, without anything to tell, the interval of all weeks lay below 0.5 in 15 %
     and that within folds in 5 %; with something to tell, and networks 1.5 logits apart, above 0.5 in 41 % and 79 %.
     """
-    within = it.auroc if math.isnan(it.within.value) else it.within
+    alone = math.isnan(it.within.value)  # as where each person is a fold
+    within = it.auroc if alone else it.within
     who = f"{who}, scored by {it.folds} networks"
     numbers, limits = f"AUROC {it.auroc.value:.3f}", f"95 %: {it.auroc.low:.3f} to {it.auroc.high:.3f}"
-    if within is it.within:
+    if not alone:
         numbers += f", within folds {within.value:.3f}"
         limits += f", {within.low:.3f} to {within.high:.3f}"
     more = f"average precision {it.average_precision}, by chance {it.base_rate:.3f}"
@@ -138,11 +139,16 @@ def _of_folds(it: Quality, who: str) -> tuple[Status, str]:
             f" Over all weeks it is lower by {it.above} than within folds: the networks do not score on one scale, so "
             "compare their scores within folds only, or calibrate each."
         )
-    if within.high < 0.5 and it.auroc.high < 0.5:
+    if not alone and within.high < 0.5 and it.auroc.high < 0.5:
         words = "It ranks the wrong way round: are labels inverted, or conditions exchanged?"
         return "fail", f"{numbers} {words}"
     if not within.low > 0.5:
         words = "Within folds, where each network ranks by itself, it cannot be told from chance."
+        if alone:
+            words = (
+                "No fold has both, so only weeks of different networks are compared, of which one that learned nothing "
+                "ranks below 0.5. It cannot be told from chance; with fewer, larger folds it may be: data.folds=5."
+            )
         return "warn", f"{numbers} {words}{apart}"
     return ("warn" if apart else "pass"), f"{numbers}{apart}"
 

@@ -24,6 +24,7 @@ from heartnet.prediction_file import ROWS_IN_MEMORY
 from heartnet.predictions import CEILING, FILES, FOLD, NETWORK, read_predictions
 from heartnet.resampling import by_label, interval
 from heartnet.synthetic import TARGETS
+from heartnet.tested import FILE as TESTED
 from heartnet.what_applies import settings_of
 
 
@@ -53,9 +54,10 @@ class CrossValidation:
 
     def begin(self, trainer: lightning.Trainer) -> None:
         """Say to a fold's callbacks that its test is looked at with the others'."""
-        if not self._files:
-            for old in self.folder.glob("predictions*.parquet"):  # of a run in this folder before
-                old.unlink(missing_ok=True)
+        if not self._files:  # of a run in this folder before, which perhaps had more folds
+            for name in ("predictions*.parquet", "fold-*/predictions*.parquet", f"fold-*/{TESTED}"):
+                for old in self.folder.glob(name):
+                    old.unlink(missing_ok=True)
         for each in those_on_predictions(trainer):
             each.awaits_folds = True
 

@@ -331,6 +331,15 @@ def test_an_interrupted_one_pools_nothing(run: Run, monkeypatch: pytest.MonkeyPa
     assert Path("run/fold-0/predictions.parquet").is_file()
 
 
+def test_fewer_folds_in_the_folder_of_one_before(run: Run) -> None:
+    assert run("data.folds=3", "hydra.run.dir=run") == 0
+    assert run("hydra.run.dir=run") == 0
+    assert not list(Path("run/fold-2").glob("*.parquet"))
+    assert not Path("run/fold-2/tested.json").exists()
+    models = read_predictions(Path("run"))["model"].value_counts()
+    assert set(models["count"]) == {6}, "the ceiling's too are each of one week"
+
+
 def test_a_sweep_of_them(run: Run) -> None:
     assert run("-m", "seed=0,1", "+callbacks=[predictions]", "hydra.sweep.dir=sweep") == 0
     for number in "01":

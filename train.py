@@ -176,7 +176,7 @@ def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetMo
         config.data, task=instantiate(config.task, _convert_="all"), seed=config.seed, _convert_="all"
     )
     terminal.print_data(data)
-    check_monitor(config.checkpoint.get("monitor"), data)
+    check_monitor(config.checkpoint.get("monitor"), data, config.checkpoint.get("mode", "min"))
     module = build_module(config, data)
     if config.data.get("batch_size") == "auto":
         begun = config.ckpt_path or (folder / "checkpoints" / PRETRAINING).is_file()

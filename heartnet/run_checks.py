@@ -11,11 +11,11 @@ from heartnet.metrics import SCORES
 from heartnet.module import HeartnetModule, load_checkpoint
 
 
-def check_monitor(monitor: str | None, data: WeeksDataModule) -> None:
-    """Refuse to choose the best epoch by a number that will not be there.
+def check_monitor(monitor: str | None, data: WeeksDataModule, mode: str = "min") -> None:
+    """Refuse to choose the best epoch by a number that will not be there, or the worst in its place.
 
     Raises:
-        HeartnetError: naming those that will.
+        HeartnetError: naming those that will, or the mode.
     """
     if len(data.rows["val"]) == 0 and str(monitor).startswith("val/"):
         raise HeartnetError(
@@ -27,6 +27,12 @@ def check_monitor(monitor: str | None, data: WeeksDataModule) -> None:
     if monitor is not None and monitor not in known:
         raise HeartnetError(
             f"checkpoint.monitor={monitor}: there is {', '.join(known)}, or null.{did_you_mean(monitor, known)}"
+        )
+    better = "min" if monitor is None or monitor.endswith("/loss") or "/mae/" in monitor else "max"
+    if monitor is not None and mode != better:
+        raise HeartnetError(
+            f"checkpoint.monitor={monitor}, checkpoint.mode={mode}: would keep and test the worst epoch; set "
+            f"checkpoint.mode={better}"
         )
 
 

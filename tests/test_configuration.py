@@ -79,6 +79,8 @@ def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
         ("threads=0", ["threads=0: must be null or at least 1"]),
         ("+callbacks=null", ["a group takes the name of a file; there are activation_heatmap, all, amnesia"]),
         ("data.users=6 checkpoint.monitor=val/los", ["checkpoint.monitor=val/los: there is train/loss", "'val/loss'?"]),
+        ("data.users=6 checkpoint.monitor=val/auroc/diabetes", ["keep and test the worst", "checkpoint.mode=max"]),
+        ("data.users=6 checkpoint.mode=max", ["checkpoint.monitor=val/loss", "set checkpoint.mode=min"]),
         ("module.augmentation.crop=0.5", ["crop=0.5: must be a whole number"]),
         ("experiment=nope", ["experiment=nope: there is no such file in conf/experiment"]),
         ("+experiment=demonstration", ["leave out the plus"]),

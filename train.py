@@ -267,6 +267,7 @@ def fit_and_test(
         terminal.print_line(f"Tested: {tested or 'the weights at the end, of which no checkpoint was kept'}.")
         if not (folder / "predictions.parquet").is_file():  # else the callback wrote it, with more columns
             frame = predictions_frame(data, module.test_rows, module.test_scores, NETWORK)
+            folder.mkdir(parents=True, exist_ok=True)  # of a fold's fast_dev_run, which keeps nothing else
             frame.write_parquet(folder / "predictions.parquet")
         if (best := ceiling_predictions(data, data.rows["test"])) is not None:
             best.write_parquet(folder / "predictions_ceiling.parquet")

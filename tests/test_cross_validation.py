@@ -340,6 +340,10 @@ def test_fewer_folds_in_the_folder_of_one_before(run: Run) -> None:
     assert set(models["count"]) == {6}, "the ceiling's too are each of one week"
 
 
+def test_a_fast_dev_run(run: Run) -> None:
+    assert run("+callbacks=[predictions,people]", "+trainer.fast_dev_run=true", "hydra.run.dir=run") == 0
+
+
 def test_a_sweep_of_them(run: Run) -> None:
     assert run("-m", "seed=0,1", "+callbacks=[predictions]", "hydra.sweep.dir=sweep") == 0
     for number in "01":

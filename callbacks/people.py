@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytorch_lightning as lightning
 import torch
+from torch.nn.parameter import is_lazy
 
 from heartnet.diagnostics.isolate import rng_untouched
 from heartnet.diagnostics.people_scores import choice, people_scores
@@ -180,6 +181,8 @@ def _fingerprint(module: lightning.LightningModule) -> tuple[int, ...]:
     """Return what weights are known by: sums of their bits, exact and the same on every device."""
     found = []
     for each in module.parameters():
+        if is_lazy(each):  # has no value yet
+            continue
         real = torch.view_as_real(each.detach()) if each.is_complex() else each.detach()
         bits = real.contiguous().view(_BITS[real.element_size()])
         found.append(bits.sum(dtype=torch.int64))

@@ -250,6 +250,12 @@ def test_predict_by_user_of_a_run_without_a_choice(tmp_path: Path, capsys: pytes
     assert "damaged checkpoint" in capsys.readouterr().err
 
 
+def test_a_lazy_part_without_values_ends_no_test(tmp_path: Path) -> None:
+    module = lightning.LightningModule()
+    module.layer = nn.LazyLinear(2)
+    People(draws=DRAWS).on_test_start(trainer_of(tmp_path), module)
+
+
 def state(module: nn.Module) -> list[Tensor]:
     return [each.detach().clone() for each in (*module.parameters(), *module.buffers())]
 

@@ -15,8 +15,9 @@ from heartnet.diagnostics.people_scores import people_scores
 from heartnet.diagnostics.people_verdicts import people_finding, people_markdown, wear_markdown
 from heartnet.diagnostics.score_quality import agreement, quality
 from heartnet.diagnostics.wear_reliability import wear_reliability
+from heartnet.diagnostics.within_folds import on_one_level
 from heartnet.people import Way, person_table
-from heartnet.predictions import COLUMNS, NETWORK, prediction_files, score_table
+from heartnet.predictions import COLUMNS, FOLD, NETWORK, prediction_files, score_table
 from heartnet.resampling import Interval
 from heartnet.synthetic import TARGETS
 
@@ -24,18 +25,21 @@ _DRAWS = 1000
 
 
 def read_test(folder: Path) -> pl.DataFrame:
-    """Return what all models of a run, and of its folds, predicted of the test, with all of `COLUMNS`.
+    """Return what all models of a run, and of its folds, predicted of the test, with all of `COLUMNS` and `FOLD`.
 
     What a file lacks is null; a file that cannot be read is left out (`heartnet.report.folder.read_run` notes it).
     """
-    frames = [pl.DataFrame(schema=COLUMNS)]
+    schema = {**COLUMNS, FOLD: pl.String}
+    frames = [pl.DataFrame(schema=schema)]
     for file in prediction_files(folder):
         try:
             found = pl.read_parquet(file, glob=False)
+            if file.parent != folder:  # folds that were not put together
+                found = found.with_columns(pl.lit(file.parent.name).alias(FOLD))
             frames.append(
                 found.select(
                     (pl.col(name) if name in found.columns else pl.lit(None).alias(name)).cast(dtype)
-                    for name, dtype in COLUMNS.items()
+                    for name, dtype in schema.items()
                 )
             )
         except (pl.exceptions.PolarsError, OSError):
@@ -82,11 +86,14 @@ def _conditions(mine: pl.DataFrame, targets: Sequence[str]) -> list[str]:
         "| calibration error, less luck |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    few = []
+    few, within = [], []
     for target in targets:
         part = mine.filter(pl.col("target") == target)
         score, value = (part[name].to_numpy().astype(np.float64) for name in ("score", "value"))
-        it = quality(target, score, value, part["user_id"].to_numpy(), draws=_DRAWS)
+        folds = part[FOLD].to_numpy() if part[FOLD].n_unique() > 1 else None
+        it = quality(target, score, value, part["user_id"].to_numpy(), folds=folds, draws=_DRAWS)
+        if not math.isnan(it.within.value):
+            within.append(f"{target} {_shown(it.within)}")
         cells = [f"{it.weeks:,}", f"{it.having:,}", f"{it.without:,}", _shown(it.auroc), _shown(it.average_precision)]
         found = it.calibration
         cells += ["–"] * 3 if found is None else [_shown(each) for each in (found.brier, found.slope, found.error)]
@@ -95,6 +102,9 @@ def _conditions(mine: pl.DataFrame, targets: Sequence[str]) -> list[str]:
             few.append(target)
         if it.diverged:
             lines.append(f"| {target} | NaN or infinite for {it.diverged:,} weeks: it has diverged | | | | | | | |")
+    if within:
+        how = "The folds' networks need not score on one scale. With only such weeks compared as one network scored"
+        lines += ["", f"{how}, the AUROC is: {', '.join(within)}."]
     if few:
         lines += [
             "",
@@ -135,11 +145,19 @@ def _people(test: pl.DataFrame, targets: Sequence[str], networks: Sequence[Chose
     table = person_table(test.lazy(), targets)
     if not (table["weeks"] > 1).any():
         return ["", "### One score a person", "", "Each person has one week, so that there is nothing to combine."]
+    of_fold = test.filter(pl.col("model") == NETWORK).select("user_id", FOLD).unique()
+    # Where weeks were split, a person is in several folds.
+    folds = of_fold[FOLD].drop_nulls().unique().to_list() if of_fold["user_id"].is_unique().all() else []
     ways = networks[0].ways if len(networks) == 1 else {}
+    own = {f"fold-{each.fold}": each.ways for each in networks}
     lines = ["", "### One score a person", ""]
-    if not ways:
-        several = "each fold has its own" if len(networks) > 1 else "train with `+callbacks=people`"
-        lines += [f"No way was chosen on the validation ({several}); the mean of the logits is the fallback.", ""]
+    if folds:
+        table = table.join(of_fold, on="user_id", how="left", maintain_order="left")
+        own_way = "each fold has its own way: the one that it chose, or the mean of the logits"
+        lines += [f"People are compared within folds, and {own_way}.", ""]
+    elif not ways:
+        reason = "train with `+callbacks=people`"
+        lines += [f"No way was chosen on the validation ({reason}); the mean of the logits is the fallback.", ""]
     for target in targets:
         rows = test.filter(
             pl.col("model") == NETWORK, pl.col("target") == target, pl.col("value").is_not_null()
@@ -147,7 +165,10 @@ def _people(test: pl.DataFrame, targets: Sequence[str], networks: Sequence[Chose
         score, value = (rows[name].to_numpy().astype(np.float64) for name in ("score", "value"))
         user = rows["user_id"].to_numpy()
         part = table.filter(pl.col("target") == target)
-        it = people_scores(target, part, score, user, chosen=ways.get(target, Way()), draws=_DRAWS)
+        chosen = {fold: own.get(fold, {}).get(target) for fold in folds} or ways.get(target, Way())
+        it = people_scores(target, part, score, user, chosen=chosen, draws=_DRAWS)
+        if folds:
+            score = on_one_level(score, rows[FOLD].to_numpy(), spread=True)
         finding = people_finding(it, "test", simulated=simulated)
         lines += [f"**{target}**: {finding.message}", ""]
         if it.ways:

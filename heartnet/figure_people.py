@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from heartnet.diagnostics.people_scores import PeopleScores
+from heartnet.diagnostics.people_verdicts import ends
 from heartnet.diagnostics.wear_reliability import WearReliability
 from heartnet.figure_axes import name_axes
 from heartnet.resampling import Interval
@@ -41,7 +42,7 @@ def people_figure(
     name_axes(axes[0], f"one score a person (taken: {it.taken})", "AUROC", "")
     _rows(axes[1], names, [it.ways[name].brier for name in names], colours)
     name_axes(axes[1], "the same: Brier score, lower is better", "Brier score", "")
-    bands = [f"{band.low:.0f} to {band.high:.0f}" for band in wear.bands]
+    bands = [ends(band) for band in wear.bands]
     marks = [_CHOSEN if band.worse else _COLOUR for band in wear.bands]
     _columns(axes[2], bands, [band.auroc for band in wear.bands], marks)
     name_axes(axes[2], "scores of weeks by wear", "hours worn", "AUROC")

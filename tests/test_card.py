@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import nn
 
 from heartnet.account import Account
 from heartnet.card import MARK
+from heartnet.card_scores import read_test
 from heartnet.cli import main
 from heartnet.datamodule import StoredData
 from heartnet.findings import FILE, Finding, append_jsonl
@@ -210,7 +212,28 @@ def test_a_cross_validation(tmp_path: Path, store: Path) -> None:
     assert "- checkpoint of fold 1: last.ckpt" in text
     assert "in 2 folds; each week is in the test of one of them" in text
     assert "| diabetes | 160 |" in text
-    assert "each fold has its own" in text
+    assert "each fold has its own way" in text
+
+
+def test_of_a_cross_validation_scores_are_judged_within_folds(tmp_path: Path, store: Path) -> None:
+    for fold in range(2):
+        run_of(tmp_path / f"fold-{fold}", store, folds=2, fold=fold)
+        file = tmp_path / f"fold-{fold}" / "predictions.parquet"
+        # In one fold scores are lower, so that pooled ones rank by fold.
+        pl.read_parquet(file).with_columns(pl.col("score") / (1 + 9 * fold)).write_parquet(file)
+    configured(tmp_path, store, folds=2)
+    text = card_of(tmp_path)
+    test = read_test(tmp_path).filter(pl.col("model") == NETWORK, pl.col("target") == "diabetes")
+    right = wrong = 0.0
+    for _, mine in test.drop_nulls("value").group_by("fold"):
+        high, low = (mine.filter(pl.col("value") == label)["score"].to_numpy() for label in (1, 0))
+        right += float((high[:, None] > low).sum() + 0.5 * (high[:, None] == low).sum())
+        wrong += len(high) * len(low)
+    assert f", diabetes {right / wrong:.3f} (" in text  # in the sentence on folds
+    pooled = re.search(r"\| diabetes \| 160 \| .*? \| .*? \| (0\.\d+) ", text)
+    assert pooled is not None
+    assert float(pooled[1]) < right / wrong - 0.02
+    assert "| maximum: highest of the weeks' scores, **taken** |" in text
 
 
 def test_simulated_weeks_are_called_so(tmp_path: Path, store: Path) -> None:

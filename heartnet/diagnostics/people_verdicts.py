@@ -91,7 +91,7 @@ def wear_finding(it: WearReliability, split: str, *, step: int = 0) -> Finding |
         return finding("pass", f"Too few people to tell how reliability depends on wear. {_bands(it)}")
     hours = it.trusted_from
     if hours is None:
-        return finding("pass", f"No loss with little wear found, from {it.bands[0].low:.0f} hours on. {_bands(it)}")
+        return finding("pass", f"No loss with little wear found, from {_hours(it.bands[0].low)} hours on. {_bands(it)}")
     words = ", ".join(_why(band) for band in it.bands if band.worse)
     message = (
         f"Weeks worn less than {_hours(hours)} hours have less reliable scores than those worn longer: {words}. "
@@ -109,7 +109,7 @@ def wear_markdown(it: WearReliability) -> str:
     ]
     for band in it.bands:
         cells = (f"{band.weeks:,}", f"{band.people:,}", f"{band.having:,}", f"{band.without:,}")
-        lines.append(f"| {_ends(band)} | {' | '.join(cells)} | {_shown(band.auroc)} | {_shown(band.spread)} |")
+        lines.append(f"| {ends(band)} | {' | '.join(cells)} | {_shown(band.auroc)} | {_shown(band.spread)} |")
     return "\n".join(lines)
 
 
@@ -140,14 +140,15 @@ def _why(band: WearBand) -> str:
     if band.ratio.low > 1:
         times = f"{band.ratio.value:.2f} times ({band.ratio.low:.2f} to {band.ratio.high:.2f})"
         said.append(f"{times} the spread within a person")
-    return f"{_ends(band)} hours, {' and '.join(said)}"
+    return f"{ends(band)} hours, {' and '.join(said)}"
 
 
 def _bands(it: WearReliability) -> str:
-    return "AUROC by hours worn: " + "; ".join(f"{_ends(band)}: {_shown(band.auroc)}" for band in it.bands) + "."
+    return "AUROC by hours worn: " + "; ".join(f"{ends(band)}: {_shown(band.auroc)}" for band in it.bands) + "."
 
 
-def _ends(band: WearBand) -> str:
+def ends(band: WearBand) -> str:
+    """Return the hours of a band in words, with as many digits as small ones need."""
     return f"{_hours(band.low)} to {_hours(band.high)}"
 
 

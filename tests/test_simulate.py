@@ -303,7 +303,7 @@ def test_the_share_of_first_generation_watches_is_the_stated_one() -> None:
 
 
 def test_neighbouring_readings_scatter_as_in_a_real_recording() -> None:
-    """In recording P355472 (README) by 5.9 bpm awake and 2.9 asleep, 4 to 7 minutes apart."""
+    """In recording P355472 (docs/results.md) by 5.9 bpm awake and 2.9 asleep, 4 to 7 minutes apart."""
     weeks = simulate(120, 1, seed=1)
     scatter: dict[int, list[float]] = {0: [], 1: []}
     for index in np.flatnonzero((weeks.table["device"] == CURRENT.name).to_numpy()):

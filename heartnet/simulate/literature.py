@@ -124,11 +124,11 @@ TRAITS: tuple[Trait, ...] = (
     ),
     Trait(
         "circadian_swing", "bpm, peak to trough", 9.0, 3.0, 0.0, 25.0, log=False, age=-0.4, male=0.0, bmi=-0.3,
-        source="assumed: sleeping rates 8-12 bpm under quiet waking ones, as in recording P355472 (README)",
+        source="assumed: sleeping rates 8-12 bpm under quiet waking ones, as in recording P355472 (docs/results.md)",
     ),
     Trait(
         "night_scatter", "bpm", 2.3, 0.27, 0.8, 15.0, log=True, age=-0.02, male=0.0, bmi=0.0,
-        source="assumed: spread of one reading asleep; neighbours in P355472 (README) differ by 2.9, √2 times 2",
+        source="assumed: spread of one reading asleep; in P355472 (docs/results.md) neighbours differ by 2.9, √2 × 2",
     ),
     Trait(
         "recovery_time", "s", 75.0, 0.30, 20.0, 400.0, log=True, age=0.06, male=-0.04, bmi=0.05,
@@ -145,7 +145,7 @@ TRAITS: tuple[Trait, ...] = (
     ),
     Trait(
         "walking_rise", "bpm", 20.0, 5.0, 5.0, 50.0, log=False, age=0.5, male=-1.5, bmi=1.5,
-        source="assumed: from sitting to an easy walk, as in recording P355472 (README)",
+        source="assumed: from sitting to an easy walk, as in recording P355472 (docs/results.md)",
     ),
     Trait(
         "sleep_hours", "h", 6.55, 0.75, 4.0, 10.0, log=False, age=-0.05, male=-0.42, bmi=-0.08,

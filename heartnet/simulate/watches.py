@@ -31,7 +31,7 @@ class Watch:
 
 CURRENT = Watch(
     "simulated watch", 180, 420, skipped=0.15, lost=0.0, spread=0.0, loose=0.001,
-    source="gaps as in recording P355472 (README); the rest is assumed",
+    source="gaps as in recording P355472 (docs/results.md); the rest is assumed",
 )  # fmt: skip
 
 FIRST_GENERATION = Watch(

@@ -6,7 +6,7 @@ longest, as `data` serves them; the contenders that compile for each length get 
 which they compile for once, and that is not counted. Dropout is off. Each contender has a process of its own, and they
 take turns: on one core in processor seconds, then on all cores in seconds by the clock, with as many threads as there
 are cores. Those in PyTorch keep freed memory as `train.py` does (`heartnet.allocator`), without which the padded one,
-as one would run it, stands in a row of its own; JAX has an allocator of its own.
+as one would run it, stands in a row of its own; those on JAX keep it by settings of glibc (`XLA_MEMORY`).
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ PEERS = {
 }  # fmt: skip
 REFERENCE = "ours float64"
 BATCHES, PACKED_READINGS = 2, 256
+XLA_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=34359738368:glibc.malloc.arena_max=1"
+"""XLA asks for the memory of a step in one block, larger than those that `keep_memory` keeps."""
+
 TOLERANCES = {"float32": 1e-5, "bfloat16": 0.05}
 """How far scores and gradients may lie from the reference, as a share of the largest; a step of bfloat16 is 0.4 %."""
 
@@ -132,9 +135,10 @@ def worker(file: Path, name: str, cores: set[int]) -> subprocess.Popen[str]:
     """Start the process of a contender on some cores, with as many threads."""
     count = len(cores)
     flags = f"--xla_cpu_multi_thread_eigen={'true' if count > 1 else 'false'}"
+    memory = {"GLIBC_TUNABLES": XLA_MEMORY} if name in ("jax", "keras") else {}
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.training_worker", str(file), name],
-        env={**os.environ, "OMP_NUM_THREADS": str(count), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu",
+        env={**os.environ, **memory, "OMP_NUM_THREADS": str(count), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu",
              "KERAS_BACKEND": "jax"},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         preexec_fn=lambda: os.sched_setaffinity(0, cores),

@@ -14,7 +14,7 @@ import polars as pl
 
 from heartnet.diagnostics.within_folds import auroc_within, on_one_level
 from heartnet.predictions import CEILING, FOLD, NETWORK
-from heartnet.resampling import Interval, Statistic, auroc, by_label, explained, intervals
+from heartnet.resampling import Interval, Statistic, auroc, by_label, explained, intervals, merged_intervals
 
 FEWEST = 10
 """People with a condition, and without, below which intervals do not keep what they promise: with 9 of 30 people having
@@ -190,8 +190,8 @@ def _follows(
 ) -> Interval:
     from heartnet.diagnostics.reliance import relations  # which reads this file
 
-    statistic = relations(scores[NETWORK], scores["metadata"], value)
-    return intervals(statistic, users, by_label(users, value), **options)[0]  # type: ignore[arg-type]
+    arrays = (scores[NETWORK], scores["metadata"], value)
+    return merged_intervals(relations, arrays, users, by_label(users, value), **options)[0]  # type: ignore[arg-type]
 
 
 def _errors(score: Floats, value: Floats) -> tuple[float, float]:

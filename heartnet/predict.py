@@ -52,6 +52,7 @@ def predict_command(arguments: argparse.Namespace) -> None:
     by_user = asked(arguments.by)
     if arguments.batch_size is not None and arguments.batch_size < 1:
         raise HeartnetError(f"--batch-size {arguments.batch_size}: must be at least 1")
+    torch.set_num_threads(1)  # as in train.py: more wait for one another at each step; 4 times as long if it is busy
     chosen = choose_checkpoint(arguments.run_folder, arguments.checkpoint)
     weeks = open_store(arguments.store)
     if not arguments.anyway:

@@ -163,3 +163,12 @@ def test_default_is_pytorchs_own() -> None:
     lstm = nn.LSTM(2, 8)
     set_forget_bias(lstm, "default", 100)
     assert all(torch.equal(a, b) for a, b in zip(lstm.parameters(), expected.parameters(), strict=True))
+
+
+def test_the_gradient_comes_in_the_order_in_which_convolutions_keep_theirs() -> None:
+    ours, _ = pair(2)
+    seen: list[bool] = []
+    below = torch.randn(3, 3, 7, dtype=torch.float64, requires_grad=True).permute(2, 0, 1)
+    below.register_hook(lambda gradient: seen.append(gradient.permute(1, 2, 0).is_contiguous()))
+    ours(below, torch.tensor([7, 5, 2])).sum().backward()
+    assert seen == [True]

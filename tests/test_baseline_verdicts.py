@@ -232,6 +232,9 @@ def test_below_chance() -> None:
     found = verdict(value, {NETWORK: sigmoid(score(-1.0)), "hourly": sigmoid(score(1.0))}, user)
     assert found.status == "fail"
     assert "wrong way round" in found.message
+    folds = verdict(value, {NETWORK: sigmoid(score(-1.0)), "hourly": sigmoid(score(1.0))}, user, folds=True)
+    assert folds.status == "warn"  # few people a fold do so by themselves
+    assert "Test more people a fold" in folds.message
 
 
 # Faults 11, 12 and 30

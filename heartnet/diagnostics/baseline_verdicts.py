@@ -116,12 +116,12 @@ def _verdict(it: Comparison, about: About, margin: float, *, lost: bool, all_los
         return _constant(it, about)
     if it.network.high < 0.5:
         status: Status = "fail"
-        cause = "so it ranks the wrong way round. Are labels inverted, or columns of conditions exchanged, in one of the"
-        cause += " splits?"
+        cause = "so it ranks the wrong way round. Are labels inverted, or columns of conditions exchanged, in one of "
+        cause += "the splits?"
         if about.folds:  # at chance it lies below 0.5 (`heartnet.pooled`)
             status = "warn"
-            cause = "which few people a fold do by themselves: where a fold has more with it, its network has seen fewer."
-            cause += " Test more people a fold; is the AUROC within folds below chance too, labels may be inverted."
+            cause = "which few people a fold do by themselves: where a fold has more with it, its network has seen "
+            cause += "fewer. Test more people a fold; with the AUROC within folds below chance too, are labels inverted?"
         message = f"AUROC {it.network} is below chance, {cause} {_beside(it)}"
         return _finding(it, about, status, message, it.network.value, 0.5, "AUROC")
     return _compared(it, about, margin)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from benchmarks.measure import Machine
 from benchmarks.table import Row, as_markdown, as_text
+from heartnet.allocator import keep_memory
 
 NAMES = (
     "startup", "training", "overhead", "amnesia", "heatmap", "callbacks", "loader", "prepare", "apple_health",
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rows:
+        keep_memory()  # as train.py does, before any library starts threads
         rows = import_module(f"benchmarks.bench_{options.only[0]}").rows(quick=options.quick)
         options.rows.write_text(json.dumps([asdict(row) for row in rows]), encoding="utf-8")
         return 0

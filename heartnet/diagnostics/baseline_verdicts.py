@@ -121,7 +121,7 @@ def _verdict(it: Comparison, about: About, margin: float, *, lost: bool, all_los
         if about.folds:  # at chance it lies below 0.5 (`heartnet.pooled`)
             status = "warn"
             cause = "which few people a fold do by themselves: where a fold has more with it, its network has seen "
-            cause += "fewer. Test more people a fold; with the AUROC within folds below chance too, are labels inverted?"
+            cause += "fewer. Test more people a fold; if the AUROC within folds is below too, labels may be inverted."
         message = f"AUROC {it.network} is below chance, {cause} {_beside(it)}"
         return _finding(it, about, status, message, it.network.value, 0.5, "AUROC")
     return _compared(it, about, margin)

@@ -57,7 +57,8 @@ def choose_checkpoint(run: Path, which: str = "best") -> Chosen:
     path, monitor = checkpoint_of(run, which)
     notes: tuple[str, ...] = ()
     if not run.is_file() and which == "best" and not monitor:
-        notes = (f"{run} kept no best checkpoint (or it was removed), so its newest is taken.",)
+        why = "it had no monitor, or the file was removed"
+        notes = (f"{run} kept no best checkpoint ({why}), so its newest is taken.",)
     about = load_checkpoint(path)
     module = HeartnetModule.from_checkpoint(path)
     views: tuple[View, ...] = get_args(View)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 
@@ -26,21 +27,21 @@ class StepLosses:
 
     def __init__(self) -> None:
         self.waiting: list[tuple[int, float, Tensor]] = []
-        self.written = 0.0
+        self.written = -math.inf
 
     def add(self, trainer: pl.Trainer, loss: Tensor) -> None:
         """Take the loss of a step whose optimiser has not stepped yet."""
-        now, step = time.time(), trainer.global_step
+        step = trainer.global_step
         trainer.callback_metrics["train/loss"] = loss
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (step + 1) % every == 0:  # 0 logs no step
-            self.waiting.append((step, now, loss))
-        if now - self.written >= SECONDS:
+            self.waiting.append((step, time.time(), loss))
+        if time.monotonic() - self.written >= SECONDS:
             self.write(trainer)
 
     def write(self, trainer: pl.Trainer) -> None:
         """Hand over what waits; to be called at the end of an epoch too."""
-        self.written = time.time()
+        self.written = time.monotonic()
         if not self.waiting:
             return
         steps, times, losses = zip(*self.waiting, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from heartnet.on_predictions import PredictedSplit
 from heartnet.people import FALLBACK, KEY, LEARNED, Way, person_table, sigmoid
 from heartnet.predict_people import PEOPLE_COLUMNS
 from heartnet.predicted import Predicted
+from heartnet.resampling import Interval
 from heartnet.store import write_store
 from heartnet.tasks import Synthetic
 from heartnet.weeks import Weeks
@@ -378,6 +380,9 @@ def test_what_the_finding_says() -> None:
     assert (one.status, "nothing to combine" in one.message) == ("pass", True)
     noise, _ = judged(1, 100, 3, 0.0)
     assert "cannot be told from chance" in noise.message
+    none = Interval(math.nan, math.nan, math.nan)
+    apart = replace(it, folds=True, ways={it.taken: replace(it.ways[it.taken], auroc=none)})
+    assert "No fold tests both" in people_finding(apart, "test").message
     wrong, _ = judged(0, 300, 4, 0.6, chosen=Way("noisy_or"))
     assert wrong.status == "warn"
     assert "worse here than" in wrong.message

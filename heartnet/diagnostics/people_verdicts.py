@@ -48,6 +48,9 @@ def people_finding(it: PeopleScores, split: str, *, simulated: bool = False, ste
         )
         return finding("warn", message)
     chosen = it.ways[it.taken]
+    if it.folds and math.isnan(chosen.auroc.value):
+        message = f"No fold tests both {kind} with it and without, so nothing can be told. Test more people a fold."
+        return finding("warn", message)
     if not it.several:
         message = f"One week a person, so there is nothing to combine: AUROC {chosen.auroc} of {it.people:,} {kind}."
         return finding("pass", message, chosen.auroc.value)

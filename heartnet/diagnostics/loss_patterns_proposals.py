@@ -97,7 +97,7 @@ def large_enough(inside: Flags, users: npt.NDArray[np.int64]) -> bool:
         inside: `[week]`.
         users: `[week]`, from 0.
     """
-    within, beyond = (np.count_nonzero(np.bincount(users[each])) for each in (inside, ~inside))
+    within, beyond = (int(np.count_nonzero(np.bincount(users[each]))) for each in (inside, ~inside))
     return min(within, beyond) >= FEWEST_INSIDE and float(inside.mean()) <= MOST
 
 

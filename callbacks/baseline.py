@@ -121,7 +121,9 @@ class Baseline(lightning.Callback):
         if self._simple is not None and trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             folder.mkdir(parents=True, exist_ok=True)
             self._simple.write_parquet(folder / "predictions_baseline.parquet")
-        publish(self._findings(trainer, pl_module), trainer)
+        with rng_untouched():
+            found = self._findings(trainer, pl_module)
+        publish(found, trainer)
 
     def _look(self, module: lightning.LightningModule, outputs: Any, batch: Any) -> None:
         try:

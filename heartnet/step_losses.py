@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from contextlib import suppress
 
@@ -27,7 +26,7 @@ class StepLosses:
 
     def __init__(self) -> None:
         self.waiting: list[tuple[int, float, Tensor]] = []
-        self.written = -math.inf
+        self.written = 0.0
 
     def add(self, trainer: pl.Trainer, loss: Tensor) -> None:
         """Take the loss of a step whose optimiser has not stepped yet."""

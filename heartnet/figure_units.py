@@ -45,7 +45,7 @@ def unit_figure(
     """Draw a week's first trace (heart rate), a row for each day, coloured by one unit's activation.
 
     After S. Carter, D. Ha, I. Johnson and C. Olah, "Experiments in Handwriting with a Neural Network", Distill 2016,
-    which the seeds name. Colours are ranks, as the statistics of units are: white is the unit's median.
+    which the talk and the post name. Colours are ranks, as the statistics of units are: white is the unit's median.
     Under the trace stands the signal, if it is one of the marks. Without times, rows are equal numbers of readings.
 
     Args:

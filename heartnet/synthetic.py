@@ -86,7 +86,7 @@ def week_of(
 def day_std_minus_night_std(week: Week) -> float:
     """Return std(heart rate by day) − std(heart rate by night), bpm; NaN without enough readings in either.
 
-    The seeds' first synthetic task, made after a published screening for sleep apnea ("4 Ways to Debug your Deep
+    The post's first synthetic task, made after a published screening for sleep apnea ("4 Ways to Debug your Deep
     Neural Network", Cardiogram 2018). Standard deviations are of the population (divided by n).
     """
     day, night = _day_and_night(week)

@@ -87,10 +87,10 @@ def test_bounds_are_where_the_slope_falls_below_a_hundredth_of_the_largest(name:
     assert set(FUNCTIONS) == set(ACTIVATIONS)
 
 
-# The seeds' case
+# The case of the post
 
 
-def test_the_seeds_case() -> None:
+def test_the_case_of_the_post() -> None:
     """Biases of the first convolution far below 0: it is dead, and the later two put out constants."""
     network = deepheart()
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_the_seeds_case() -> None:
     for later in (second, third):
         assert later.constant.all()
         assert not later.silent.any()
-        # Each row has its own value, the bias, as the seeds saw: some are above 0 and "active" all the time.
+        # Each row has its own value, the bias, as the talk saw: some are above 0 and "active" all the time.
         assert 0 < later.active.mean() < 1
     assert second.spread.max() < 1e-6
     assert found["lstm.ahead.0"].constant.all()

@@ -117,7 +117,7 @@ def worst(found: list[Finding]) -> list[Finding]:
 # What is found
 
 
-def test_the_seeds_case_is_named(tmp_path: Path) -> None:
+def test_the_case_of_the_post_is_named(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = compact()
     with torch.no_grad():
@@ -269,7 +269,7 @@ def test_everything_arrives_in_tensorboard(tmp_path: Path) -> None:
     assert {each.value for each in events.Scalars("dead_units/convolutions.2/constant")} == {1}
     histograms = events.Histograms("dead_units/convolutions.0/before_activation")
     assert [each.step for each in histograms] == [0, 2, 8, 24]
-    assert histograms[0].histogram_value.max < 0  # as the seeds say: very negative, all of it
+    assert histograms[0].histogram_value.max < 0  # as the post says: very negative, all of it
     assert "findings/text_summary" in tags["tensors"]
     written = read_jsonl(tmp_path / "tb" / "findings.jsonl")
     assert written[0].where == "convolutions.0"

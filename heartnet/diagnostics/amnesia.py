@@ -32,9 +32,9 @@ class AnchorProfile:
         lag: readings from the anchor; negative is before it.
         lag_weeks: how many weeks reach that lag.
         hours: hours of wear from the anchor, signed, averaged over those weeks; NaN where unknown.
-        signed: the gradient as the seed draws it, averaged over the weeks that reach the lag.
+        signed: the gradient as the post draws it, averaged over the weeks that reach the lag.
         magnitude: the average of its absolute value: signs of different weeks do not cancel.
-        position_signed: the seed's plain axis: averaged over the weeks that have a reading at that position.
+        position_signed: the post's plain axis: averaged over the weeks that have a reading at that position.
         position_magnitude: likewise, of the absolute value.
         parts: the average magnitude in each of up to 64 equal parts of each week, averaged over weeks.
         parts_hours: hours of wear in each part, averaged over weeks; NaN where unknown.

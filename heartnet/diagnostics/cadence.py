@@ -17,7 +17,7 @@ SILENT = 0.1
 """A unit is silent in dense stretches if its spread there is below this share of its spread at rest."""
 
 BLIND = 0.5
-"""Share of a layer's units that may be silent; the seeds' talk saw "most cells output zero values"."""
+"""Share of a layer's units that may be silent; the talk saw "most cells output zero values"."""
 
 DEAD = 0.5
 """Share of a layer's units that do not change in time from which its silence has another cause."""

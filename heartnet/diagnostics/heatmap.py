@@ -95,7 +95,7 @@ def collect(probe: Probe, patterns: Sequence[str] | None = None, *, after_activa
     Args:
         patterns: globs over the layers' names; None for each convolution and recurrent layer.
         after_activation: show convolutions and linear layers after the activation function, where one follows
-            (normalisation and dropout in between do not hide it): this is what the next layer sees, and what the seeds'
+            (normalisation and dropout in between do not hide it): this is what the next layer sees, and what the
             talk shows. An activation after a reshape is not found; `stage` says what was.
 
     Raises:

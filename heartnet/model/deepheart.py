@@ -48,8 +48,8 @@ class DeepHeart(nn.Module):
         lstm_units: units of each LSTM layer, a direction.
         lstm_layers: stacked LSTM layers.
         dropout: after each convolution and each LSTM layer.
-        activation: after each convolution. The seeds' ReLU died; their cure, leaky ReLU, is the default.
-        readout: how step-wise logits become one score: `mean` over valid steps (the first architecture of the seeds),
+        activation: after each convolution. The ReLU of the post died; its cure, leaky ReLU, is the default.
+        readout: how step-wise logits become one score: `mean` over valid steps (the first architecture of the talk),
             the `last` valid step, the `midpoint`, or `both_ends`: the logit from each direction's own last step, which
             is what Keras returns from a bidirectional LSTM without sequences.
         clock: `elapsed` shows the convolutions, beside each reading, how far the day has turned since the week's first
@@ -57,7 +57,7 @@ class DeepHeart(nn.Module):
             the local time: at which hour a week begins, and who travels, stays hidden. Augmentation of dt (`level`,
             `gain`) moves it too. `none` as published.
         forget_bias: see `heartnet.model.lstm.set_forget_bias`.
-        metadata: `lstm_state` sets the LSTMs' first states from the metadata (the seeds' design); `none` leaves it out.
+        metadata: `lstm_state` sets the LSTMs' first states from the metadata (as in the post); `none` leaves it out.
             To compare with: `only` is `lstm_state` that sees nothing of the week, not even how long it is, and
             `late_fusion` is `none`, to whose logits those of a logistic regression on the metadata are added after
             training (`heartnet.late_fusion`).

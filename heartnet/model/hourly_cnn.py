@@ -25,7 +25,7 @@ CHANNELS = len(HOURLY) + 1
 class HourlyCNN(nn.Module):
     """Convolutions over the hours of a week, each pooled by two, then the mean over the week and one logit a condition.
 
-    The seeds' alternative to reading the raw stream: much simpler, for the grid is fixed and a step holds much (M.
+    The talk's alternative to reading the raw stream: much simpler, for the grid is fixed and a step holds much (M.
     Matelis and A. Singh, "Debuggable Deep Learning", 2019: "you can use a lot simpler CNN architecture, something a
     little more off-the-shelf"). With the defaults, a unit of the last layer sees 29 hours.
     There are no logits at every step: a step that sees a day cannot remember a week.

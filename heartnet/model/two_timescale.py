@@ -40,7 +40,7 @@ class Stretch(NamedTuple):
 class TwoTimescale(nn.Module):
     """Two networks like DeepHeart, for workouts and for rest; a last layer sees what both make of a week.
 
-    A watch measures every few seconds in a workout and every few minutes otherwise, and the seeds' convolutions fell
+    A watch measures every few seconds in a workout and every few minutes otherwise, and the talk's convolutions fell
     silent in workouts (M. Matelis and A. Singh, "Debuggable Deep Learning", 2019): "we could process inputs of
     different time scales separately, and then merge the results prior to the final layer. We actually haven't tried
     this yet".

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.peers_torch import CONVOLUTION, KERNELS, LAYERS, UNITS, Batch, Weights
+from benchmarks.peers_torch import CONVOLUTION, DROPOUT, KERNELS, LAYERS, UNITS, Batch, Weights
 
 Tree = dict[str, Any]
 
@@ -49,10 +49,11 @@ class ScanTraining:
         self.state = jax.tree.map(jnp.asarray, self.state)
         first, second = (jax.tree.map(jnp.zeros_like, self.state) for _ in range(2))
         self.moments = (first, second, jnp.zeros(()))
+        self.key = jax.random.key(0, impl="rbg")  # JAX's default takes longer
         self._step = jax.jit(scan_step, donate_argnums=(0, 1))
 
     def step(self, batch: Batch) -> None:
-        self.state, self.moments = self._step(self.state, self.moments, *arrays(batch))
+        self.state, self.moments = self._step(self.state, self.moments, *arrays(batch), self.key)
         jax.block_until_ready(self.state)
 
     def check(self, batch: Batch) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -66,8 +67,15 @@ def arrays(batch: Batch) -> tuple[Any, Any, Any]:
     return batch["inputs"], batch["lengths"].astype(np.int32), batch["targets"]
 
 
-def scan_network(state: Tree, inputs: Any, lengths: Any) -> Any:
-    """Return the scores [batch, output]."""
+def scan_network(state: Tree, inputs: Any, lengths: Any, key: Any = None) -> Any:
+    """Return the scores [batch, output]; with dropout if there is a key."""
+    keys = iter([] if key is None else jax.random.split(key, len(KERNELS) + LAYERS))
+
+    def dropped(values: Any) -> Any:
+        if key is None:
+            return values
+        return jnp.where(jax.random.bernoulli(next(keys), 1 - DROPOUT, values.shape), values / (1 - DROPOUT), 0.0)
+
     time = inputs.shape[1]
     mask = (jnp.arange(time) < lengths[:, None])[:, :, None].astype(inputs.dtype)
     hidden = inputs
@@ -75,7 +83,7 @@ def scan_network(state: Tree, inputs: Any, lengths: Any) -> Any:
         out = jax.lax.conv_general_dilated(
             hidden, weight, (1,), [((size - 1) // 2, size // 2)], dimension_numbers=("NHC", "OIH", "NHC")
         )
-        out = jax.nn.leaky_relu(out + bias)
+        out = dropped(jax.nn.leaky_relu(out + bias))
         hidden = (hidden + out if i else out) * mask
     step = jnp.arange(time)[:, None]
     flip = jnp.where(step < lengths, lengths - 1 - step, step)[:, :, None]
@@ -84,7 +92,7 @@ def scan_network(state: Tree, inputs: Any, lengths: Any) -> Any:
         ways = jnp.stack([hidden, jnp.take_along_axis(hidden, flip, axis=0)], axis=1)
         given = jnp.einsum("twbc,wcg->twbg", ways, w_in) + bias[:, None]
         outs = scan_lstm(given, w_hidden)
-        hidden = jnp.concatenate([outs[:, 0], jnp.take_along_axis(outs[:, 1], flip, axis=0)], axis=-1)
+        hidden = dropped(jnp.concatenate([outs[:, 0], jnp.take_along_axis(outs[:, 1], flip, axis=0)], axis=-1))
     weight, bias = state["head"]
     steps = (hidden.transpose(1, 0, 2) @ weight + bias) * mask
     return steps.sum(axis=1) / lengths[:, None]
@@ -105,14 +113,14 @@ def scan_lstm(given: Any, w_hidden: Any) -> Any:
     return outs
 
 
-def scan_loss(state: Tree, inputs: Any, lengths: Any, targets: Any) -> Any:
-    return bce(scan_network(state, inputs, lengths), targets)
+def scan_loss(state: Tree, inputs: Any, lengths: Any, targets: Any, key: Any = None) -> Any:
+    return bce(scan_network(state, inputs, lengths, key), targets)
 
 
-def scan_step(state: Tree, moments: Any, inputs: Any, lengths: Any, targets: Any) -> Any:
+def scan_step(state: Tree, moments: Any, inputs: Any, lengths: Any, targets: Any, key: Any) -> Any:
     """One step of AdamW, with PyTorch's constants."""
-    gradient = jax.grad(scan_loss)(state, inputs, lengths, targets)
     first, second, count = moments
+    gradient = jax.grad(scan_loss)(state, inputs, lengths, targets, jax.random.fold_in(key, count.astype(int)))
     count = count + 1
     first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradient)
     second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradient)
@@ -134,12 +142,12 @@ class KerasTraining:
         hidden = inputs
         for i, size in enumerate(KERNELS):
             out = keras.layers.Conv1D(CONVOLUTION, size, padding="same", name=f"convolution_{i}")(hidden)
-            out = keras.layers.LeakyReLU(0.01)(out)
+            out = keras.layers.Dropout(DROPOUT)(keras.layers.LeakyReLU(0.01)(out))
             hidden = (hidden + out if i else out) * mask
         valid = keras.ops.squeeze(mask, -1) > 0
         for i in range(LAYERS):
             layer = keras.layers.Bidirectional(keras.layers.LSTM(UNITS, return_sequences=True), name=f"lstm_{i}")
-            hidden = layer(hidden, mask=valid)
+            hidden = keras.layers.Dropout(DROPOUT)(layer(hidden, mask=valid))
         steps = keras.layers.Conv1D(outputs, 1, name="head")(hidden) * mask
         score = keras.ops.sum(steps, axis=1) / keras.ops.sum(mask, axis=1)
         self.model = keras.Model([inputs, mask], score)
@@ -168,7 +176,7 @@ class KerasTraining:
         fixed = [each.value for each in self.model.non_trainable_variables]
 
         def loss(values: Any) -> Any:
-            score, _ = self.model.stateless_call(values, fixed, [inputs, mask])
+            score, _ = self.model.stateless_call(values, fixed, [inputs, mask], training=False)
             return bce(score, targets)
 
         gradient = jax.jit(jax.grad(loss))([each.value for each in self.model.trainable_variables])

@@ -15,7 +15,7 @@ from heartnet.model import pieces
 from heartnet.model.deepheart import DeepHeart
 
 KERNELS = (12, 5, 5)
-LAYERS, UNITS, CONVOLUTION = 4, 64, 128
+LAYERS, UNITS, CONVOLUTION, DROPOUT = 4, 64, 128, 0.2
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
 """The weights of `DeepHeart`, by their names in its `state_dict`."""
@@ -37,14 +37,15 @@ class StockDeepHeart(nn.Module):
         self.convolutions = nn.ModuleList(
             nn.Conv1d(CONVOLUTION if i else channels, CONVOLUTION, size) for i, size in enumerate(KERNELS)
         )
-        self.lstm = nn.LSTM(CONVOLUTION, UNITS, LAYERS, bidirectional=True)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.lstm = nn.LSTM(CONVOLUTION, UNITS, LAYERS, bidirectional=True, dropout=DROPOUT)
         self.head = nn.Conv1d(2 * UNITS, outputs, 1)
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         mask = (torch.arange(inputs.shape[1]) < lengths[:, None])[:, None].float()
         hidden = inputs.transpose(1, 2)
         for i, (convolution, size) in enumerate(zip(self.convolutions, KERNELS, strict=True)):
-            out = F.leaky_relu(convolution(F.pad(hidden, ((size - 1) // 2, size // 2))))
+            out = self.dropout(F.leaky_relu(convolution(F.pad(hidden, ((size - 1) // 2, size // 2)))))
             hidden = (hidden + out if i else out) * mask
         steps = hidden.permute(2, 0, 1)
         if self.packed:
@@ -52,7 +53,7 @@ class StockDeepHeart(nn.Module):
             features, _ = pad_packed_sequence(result, total_length=inputs.shape[1])
         else:
             features, _ = self.lstm(steps)
-        return (self.head(features.permute(1, 2, 0)) * mask).sum(dim=2) / lengths[:, None]
+        return (self.head(self.dropout(features).permute(1, 2, 0)) * mask).sum(dim=2) / lengths[:, None]
 
     def load(self, weights: Weights) -> None:
         """Take over the weights of `DeepHeart`."""
@@ -67,7 +68,7 @@ class StockDeepHeart(nn.Module):
 
 
 class TorchTraining:
-    """Trains one of the networks; dropout is off, so that all contenders do the very same.
+    """Trains one of the networks, with dropout; `check` is without, so that all contenders have to do the very same.
 
     Args:
         kind: `ours`, `packed`, `padded`, or `stock`, which is `padded` too. Ours works in pieces, a thread each
@@ -81,7 +82,7 @@ class TorchTraining:
         pieces.use_threads(threads)
         torch.set_num_threads(1 if kind == "ours" else threads)
         if kind == "ours":
-            self.network: nn.Module = DeepHeart(channels, outputs, dropout=0.0)
+            self.network: nn.Module = DeepHeart(channels, outputs, dropout=DROPOUT)
             self.network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
         else:
             stock = StockDeepHeart(channels, outputs, packed=kind == "packed")
@@ -106,11 +107,14 @@ class TorchTraining:
 
     def check(self, batch: Batch) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return the scores, and the gradient of the loss to the first convolution's weight [unit, channel, step]."""
+        self.network.eval()
         self.optimizer.zero_grad()
         self.loss(batch).backward()  # type: ignore[no-untyped-call]
         first = self.network.get_parameter("convolutions.0.weight").grad
         assert first is not None
-        return self.score(batch).detach().numpy(), first.numpy()
+        scores = self.score(batch).detach().numpy()
+        self.network.train()
+        return scores, first.numpy()
 
     def loss(self, batch: Batch) -> Tensor:
         targets = torch.from_numpy(batch["targets"]).to(self.dtype)

@@ -1,7 +1,7 @@
 """A process that trains one contender on given batches: `python -m benchmarks.training_worker FILE NAME`.
 
 Each has its own, so that the threads and the memory of one library do not disturb another. It reads a word a line:
-`check` makes it write scores and a gradient to a file, `epoch` trains on each batch once; it answers with a line of
+`check` makes it write scores and gradients to a file, `epoch` trains on each batch once; it answers with a line of
 JSON, the processor seconds and the wall seconds that it took.
 """
 
@@ -22,14 +22,15 @@ def main(file: str, name: str) -> None:
     stored = dict(np.load(file, allow_pickle=False))
     weights = {key.removeprefix("weights/"): value for key, value in stored.items() if key.startswith("weights/")}
     training = make(name, weights, int(stored["channels"]), int(stored["outputs"]))
-    batches = [batch_of(stored, f"batches/{i}") for i in range(int(stored["count"]))]
-    batches = [fit(name, batch) for batch in batches]
-    small = batch_of(stored, "check")
+    served = "shuffled" if name == "stock" else "batches"
+    batches = [fit(name, batch_of(stored, f"{served}/{i}")) for i in range(int(stored["count"]))]
     for line in sys.stdin:
         start = time.process_time(), time.perf_counter()
         if line.strip() == "check":
-            scores, gradient = training.check(small)
-            np.savez(f"{file}.{name}.npz", scores=scores, gradient=gradient)
+            found = {}
+            for which in ("uneven", "even"):
+                found[f"scores, {which}"], found[f"gradient, {which}"] = training.check(batch_of(stored, which))
+            np.savez(f"{file}.{name}.npz", **found)
         else:
             for batch in batches:
                 training.step(batch)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import __main__ as command
 from benchmarks import bench_training
@@ -60,15 +61,45 @@ def test_a_run_adds_a_section_above_the_older_ones(tmp_path: Path, monkeypatch: 
 def test_contenders_that_do_other_work_are_not_timed(tmp_path: Path) -> None:
     file, right = tmp_path / "batches.npz", np.linspace(-1.0, 1.0, 8)
 
-    def said(name: str, scores: float = 0.0, gradient: float = 0.0) -> None:
-        np.savez(f"{file}.{name}.npz", scores=right + scores, gradient=right + gradient)
+    def said(name: str, **off: float) -> None:
+        arrays = {f"{what}, {which}": right for what in ("scores", "gradient") for which in ("even", "uneven")}
+        np.savez(
+            f"{file}.{name}.npz", **{key: value + off.get(key.replace(", ", "_"), 0.0) for key, value in arrays.items()}
+        )
 
     said(bench_training.REFERENCE)
-    said("ours", 5e-6, -5e-6)
-    said("ours bfloat16", 1e-2)
-    said("padded", gradient=1.0)  # reads padding first, so that its gradient is another
+    said("ours", scores_even=5e-6, gradient_uneven=-5e-6)
+    said("ours bfloat16", scores_even=1e-2)
+    said("padded", gradient_uneven=1.0)  # reads padding first, so that its gradient is another
     bench_training.compare(file, ["ours", "ours bfloat16", "padded"])
-    for name, off in {"ours": (0, 2e-5), "jax": (2e-5, 0), "ours bfloat16": (0, 0.1), "padded": (2e-5, 0)}.items():
-        said(name, *off)
-        with pytest.raises(RuntimeError, match=f"{name}: .* are off by"):
+    wrong = [
+        ("ours", "gradient_uneven", 2e-5), ("ours", "gradient_even", 2e-5), ("jax", "scores_uneven", 2e-5),
+        ("ours bfloat16", "gradient_even", 0.1), ("padded", "scores_uneven", 2e-5), ("padded", "gradient_even", 2e-5),
+    ]  # fmt: skip
+    for name, what, off in wrong:
+        said(name, **{what: off})
+        with pytest.raises(RuntimeError, match=f"{name}: {what.replace('_', ', ')}, are off by"):
             bench_training.compare(file, [name])
+
+
+def test_weeks_at_random_are_the_same_weeks() -> None:
+    torch.manual_seed(0)
+    lengths = torch.randint(1, 50, (3, 8))
+    batches = [
+        bench_training.cut(
+            {"inputs": torch.randn(8, 50, 3), "targets": torch.arange(8.0)[:, None] + 8 * i}, lengths=lengths[i]
+        )
+        for i in range(3)
+    ]
+    dealt = bench_training.shuffled(batches)
+    assert all(batch["inputs"].shape[1] == int(batch["lengths"].max()) for batch in dealt)
+
+    def known(served: list[dict[str, torch.Tensor]]) -> dict[float, tuple[int, float]]:
+        return {
+            float(batch["targets"][i]): (int(batch["lengths"][i]), round(float(batch["inputs"][i].sum()), 4))
+            for batch in served
+            for i in range(8)
+        }
+
+    assert known(dealt) == known(batches)
+    assert [list(batch["targets"]) for batch in dealt] != [list(batch["targets"]) for batch in batches]

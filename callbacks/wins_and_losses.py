@@ -58,6 +58,8 @@ class WinsAndLosses(OnPredictions):
     Args:
         count: weeks of each kind.
         each: weeks of one person among them, so that one person does not fill the table.
+        drawn: how many of each kind are drawn of a validation, for a picture takes as long as training on two weeks;
+            of a test all are.
         every_n_epochs: look at the validation after each n-th epoch, and always after the last.
         read: the adapter for predictions on data that are not heartnet's (`heartnet.on_predictions`).
         probe: `probe(module, batch)` for a module that has no method `probe(batch) -> Probe`.
@@ -73,15 +75,16 @@ class WinsAndLosses(OnPredictions):
         self,
         count: int = 3,
         each: int = 1,
+        drawn: int = 1,
         every_n_epochs: int = 1000,
         read: Read | None = None,
         probe: ProbeOf | None = None,
     ) -> None:
-        for name, value in {"count": count, "each": each}.items():
+        for name, value in {"count": count, "each": each, "drawn": drawn}.items():
             if type(value) is not int or value < 1:
                 raise HeartnetError(f"callbacks.{CHECK}.{name}={value}: must be a whole number of at least 1")
         super().__init__(every_n_epochs=every_n_epochs, read=read)
-        self.count, self.each, self.probe = count, each, probe
+        self.count, self.each, self.drawn, self.probe = count, each, drawn, probe
 
     def look(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, predicted: PredictedSplit
@@ -107,18 +110,18 @@ class WinsAndLosses(OnPredictions):
         chosen: Sequence[ChosenWeeks],
         step: int,
     ) -> str:
-        """Draw all chosen weeks, and return in words what could not be drawn."""
+        """Draw the chosen weeks, of a validation the first of each kind; return in words what could not be drawn."""
         if not any(hasattr(getattr(logger, "experiment", None), "add_figure") for logger in trainer.loggers):
             return ""
-        data = predicted.data
+        data, most = predicted.data, self.drawn if predicted.split == "val" else self.count
         trained_on = trainer.global_step != step
         problems = [AGED] if trained_on else []
         try:
             for network, part, fold in predicted.networks(module):
-                for week, batch, row in _batches(trainer, part, chosen, fold):
+                for week, batch, row in _batches(trainer, part, chosen, fold, most):
                     trace = None if data is None else week_trace(data.weeks, week)
                     probe = None if trained_on else self._probe(network, part, batch, problems)
-                    for it, one in _of(chosen, week):
+                    for it, one in _of(chosen, week, most):
                         found = None if probe is None else _attribution(probe, row, part, one, problems)
                         if trace is None and found is None:
                             continue
@@ -145,10 +148,10 @@ class WinsAndLosses(OnPredictions):
 
 
 def _batches(
-    trainer: lightning.Trainer, predicted: PredictedSplit, chosen: Sequence[ChosenWeeks], fold: str
+    trainer: lightning.Trainer, predicted: PredictedSplit, chosen: Sequence[ChosenWeeks], fold: str, most: int
 ) -> Iterator[tuple[int, Any, int]]:
-    """Yield each chosen week once, of a fold if it has a name, a batch that holds it, and its row in it."""
-    table = pl.concat([it.table for it in chosen])
+    """Yield each week to be drawn once, of a fold if it has a name, a batch that holds it, and its row in it."""
+    table = pl.concat([it.table for it in chosen]).filter(pl.col("rank") <= most)
     weeks = (table.filter(pl.col(FOLD) == fold) if fold else table)["week"].unique().sort().to_list()
     if predicted.data is not None:
         yield from ((week, predicted.data.batch(np.array([week])), 0) for week in weeks)
@@ -157,10 +160,11 @@ def _batches(
         yield from weeks_again(loaders, weeks)
 
 
-def _of(chosen: Sequence[ChosenWeeks], week: int) -> Iterator[tuple[ChosenWeeks, dict[str, Any]]]:
-    """Yield what a week was chosen for."""
+def _of(chosen: Sequence[ChosenWeeks], week: int, most: int) -> Iterator[tuple[ChosenWeeks, dict[str, Any]]]:
+    """Yield what a week is to be drawn for."""
     for it in chosen:
-        yield from ((it, row) for row in it.table.filter(pl.col("week") == week).iter_rows(named=True))
+        rows = it.table.filter((pl.col("week") == week) & (pl.col("rank") <= most))
+        yield from ((it, row) for row in rows.iter_rows(named=True))
 
 
 def _attribution(

@@ -76,7 +76,9 @@ def test_weeks_are_written_drawn_and_said(tmp_path: Path, kind: str, drawn: list
     table = pl.read_csv(tmp_path / "val_wins_and_losses.csv")
     assert set(table["target"]) == set(made.data.targets)
     assert table.group_by("target", "kind").len()["len"].max() == 2
-    tags = [f"wins_and_losses/val/{row['target']}/{row['kind']}/{row['rank']}" for row in table.iter_rows(named=True)]
+    shown = table.filter(pl.col("rank") == 1)
+    assert table.height > shown.height, "of a validation the first of each kind is drawn"
+    tags = [f"wins_and_losses/val/{row['target']}/{row['kind']}/1" for row in shown.iter_rows(named=True)]
     assert images(tmp_path) == sorted(tags)
     events = EventAccumulator(str(tmp_path)).Reload()
     assert "wins_and_losses/val/diabetes/text_summary" in events.Tags()["tensors"]
@@ -95,9 +97,11 @@ def test_weeks_are_written_drawn_and_said(tmp_path: Path, kind: str, drawn: list
 def test_it_draws_after_a_test(tmp_path: Path, drawn: list[tuple[Any, ...]]) -> None:
     made = faults.training("deepheart", 1)
     made.data.rows = {**made.data.rows, "test": made.data.rows["val"]}
-    trainer = trainer_of(tmp_path, WinsAndLosses(count=1))
+    trainer = trainer_of(tmp_path, WinsAndLosses(count=2))
     trainer.test(made.module, datamodule=made.data, verbose=False)
-    assert len(drawn) == len(images(tmp_path)) == len(pl.read_csv(tmp_path / "wins_and_losses.csv"))
+    table = pl.read_csv(tmp_path / "wins_and_losses.csv")
+    assert len(drawn) == len(images(tmp_path)) == len(table)
+    assert table["rank"].max() == 2
     assert all(attribution is not None for _, attribution, _, _ in drawn)
 
 
@@ -232,7 +236,8 @@ def test_a_network_trained_on_since_the_validation_is_not_asked(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    "options", [{"count": 0}, {"count": 1.5}, {"count": "x"}, {"each": 0}, {"each": None}, {"every_n_epochs": 0}]
+    "options",
+    [{"count": 0}, {"count": 1.5}, {"count": "x"}, {"each": 0}, {"each": None}, {"drawn": 0}, {"every_n_epochs": 0}],
 )
 def test_arguments_that_cannot_work(options: dict[str, Any]) -> None:
     with pytest.raises(HeartnetError, match=next(iter(options))):

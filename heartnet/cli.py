@@ -96,18 +96,29 @@ def _prepare(words: list[str]) -> None:
 class _Parser(argparse.ArgumentParser):
     """Parser that knows no abbreviations, and suggests the nearest option or command for a mistyped one."""
 
+    words: Sequence[str] = ()
+
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **settings})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.words = list(sys.argv[1:] if args is None else args)
         known, unknown = super().parse_known_args(args, namespace)
-        for word in unknown:
-            if word.startswith("--"):
-                options = [option for option in self._option_string_actions if option.startswith("--")]
-                self.error(f"no such option: {word}.{did_you_mean(word.split('=')[0], options)}")
+        if message := self._no_such(unknown):
+            self.error(message)
         return known, unknown
 
+    def _no_such(self, words: Sequence[str]) -> str:
+        """Return what is wrong with the first option that there is not; nothing if there are all."""
+        options = [option for option in self._option_string_actions if option.startswith("--")]
+        for word in words:
+            if word.startswith("--") and (name := word.split("=")[0]) not in (*options, "--"):
+                return f"no such option: {word}.{did_you_mean(name, options)}"
+        return ""
+
     def error(self, message: str) -> NoReturn:
+        if message.startswith("the following arguments are required"):  # perhaps one of them was mistyped
+            message = self._no_such(self.words) or message
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if choice:
             message += did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2]))
@@ -192,6 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("run_folders", type=Path, nargs="+", metavar="RUN", help="folder of a run, or of a sweep")
     reference = "print differences from this row: its name, a run's folder, or baseline (the best simple model)"
     compare.add_argument("--to", metavar="NAME", help=reference)
+    compare.add_argument("--each", action="store_true", help="a row for each training, not one for those of all seeds")
     compare.add_argument("--csv", action="store_true", help="print comma-separated values, with all numbers")
     compare.add_argument("--draws", type=int, default=2000, metavar="N", help="resamples of people (default: 2000)")
     compare.set_defaults(run=_compare)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections.abc import Sequence
 
 import polars as pl
@@ -11,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from heartnet.compare import Row
+from heartnet.compare_rows import Row
 from heartnet.diagnostics.amnesia import ANCHORS
 from heartnet.predictions import NETWORK
 from heartnet.resampling import Interval
@@ -24,16 +25,33 @@ _console = Console(highlight=False, markup=False)
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """Print the scores with their intervals, what was measured of the networks, and what one has to know."""
+    """Print the scores with their intervals, how far trainings lie apart, what was measured of the networks, and what
+    one has to know."""
     targets = list(dict.fromkeys(name for row in rows for name in row.each))
     references = list(dict.fromkeys(row.to for row in rows if row.to))
-    scores = [("mean" if len(targets) > 1 else next(iter(targets), "score"), [_score(row.mean) for row in rows])]
+    what = "mean" if len(targets) > 1 else next(iter(targets), "score")
+    less = f"less {' or '.join(references)}"
+    within = " within folds" if _all_within(rows) else ""
+    scores = [(what + within, [_score(row.mean) for row in rows])]
     if references:
-        scores.append((f"less {' or '.join(references)}", [_score(row.difference, "+.3f") for row in rows]))
+        scores.append((less, [_score(row.difference, "+.3f") for row in rows]))
     _print(rows, scores)
+    if any(row.within for row in rows):
+        scores = [(f"{what}, all folds together", [_score(row.pooled) for row in rows])]
+        if references:
+            scores.append((less, [_score(row.pooled_difference, "+.3f") for row in rows]))
+        _print(rows, scores)
     if len(targets) > 1:
-        _print(rows, [(name, [_short(row.each.get(name)) for row in rows]) for name in targets])
+        _print(rows, [(name + within, [_short(row.each.get(name)) for row in rows]) for name in targets])
     networks = [row for row in rows if row.model == NETWORK]
+    if any(len(row.by_training) > 1 for row in networks):
+        trainings = [
+            ("trainings", [str(len(row.by_training) or NOTHING) for row in networks]),
+            (what + within, [_range(row.by_training, ".3f") for row in networks]),
+        ]
+        if references:
+            trainings.append((less, [_range(row.difference_by_training, "+.3f") for row in networks]))
+        _print(networks, trainings)
     decades = [(f"decades: {each}", [_number(row.decades.get(each), ".2f") for row in networks]) for each in ANCHORS]
     others = [
         ("silent", [_number(row.silent, ".0%") for row in networks]),
@@ -46,7 +64,12 @@ def print_table(rows: Sequence[Row]) -> None:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """Return the table with a header; empty is unknown. `…_low` and `…_high` are the 95 % intervals."""
+    """Return the table with a header; empty is unknown.
+
+    `…_low` and `…_high` are the 95 % intervals; `…_lowest`, `…_highest` and `…_sd` (standard deviation, divided by one
+    less than there are) are over trainings. `within_folds` says of a cross-validation whether `mean` is; `pooled` then
+    ranks the weeks of all folds together.
+    """
     targets = list(dict.fromkeys(name for row in rows for name in row.each))
     return pl.DataFrame(
         [
@@ -57,9 +80,16 @@ def as_csv(rows: Sequence[Row]) -> str:
                 "test": row.test or None,
                 "weeks": None if row.scored is None else len(row.scored.weeks),
                 "people": None if row.scored is None else row.scored.weeks["user_id"].n_unique(),
+                "trainings": len(row.by_training) if row.model == NETWORK else None,
+                "seeds": " ".join(str(seed) for seed in row.seeds if seed is not None) or None,
+                "within_folds": row.within,
                 **_columns("mean", row.mean),
+                **_over_trainings("mean", row.by_training),
                 **{key: value for name in targets for key, value in _columns(name, row.each.get(name)).items()},
                 **_columns("difference", row.difference),
+                **_over_trainings("difference", row.difference_by_training),
+                **_columns("pooled", row.pooled),
+                **_columns("pooled_difference", row.pooled_difference),
                 **{f"decades_{anchor}": row.decades.get(anchor) for anchor in ANCHORS},
                 "silent": row.silent,
                 "weights": row.weights,
@@ -69,6 +99,11 @@ def as_csv(rows: Sequence[Row]) -> str:
         ],
         infer_schema_length=None,
     ).write_csv()
+
+
+def _all_within(rows: Sequence[Row]) -> bool:
+    scored = [row for row in rows if row.mean is not None]
+    return bool(scored) and all(row.within for row in scored)
 
 
 def _print(rows: Sequence[Row], columns: Sequence[tuple[str, Sequence[str]]]) -> None:
@@ -110,6 +145,18 @@ def _columns(name: str, found: Interval | None) -> dict[str, float | None]:
     return dict(zip((name, f"{name}_low", f"{name}_high"), known, strict=True))
 
 
+def _range(values: Sequence[float], form: str) -> str:
+    if len(values) < 2 or math.isnan(values[0]):
+        return NOTHING
+    return f"{min(values):{form}} to {max(values):{form}}"
+
+
+def _over_trainings(name: str, values: Sequence[float]) -> dict[str, float | None]:
+    several = len(values) > 1 and not math.isnan(values[0])
+    found = (min(values), max(values), statistics.stdev(values)) if several else (None, None, None)
+    return dict(zip((f"{name}_lowest", f"{name}_highest", f"{name}_sd"), found, strict=True))
+
+
 def _notes(rows: Sequence[Row]) -> list[str]:
     tests = {row.test: row for row in rows if row.scored is not None}
     lines = []
@@ -120,7 +167,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
             f"{of}: {len(row.scored.weeks):,} weeks of {row.scored.weeks['user_id'].n_unique():,} people"
             + (f" ({', '.join(each.name for each in rows if each.test == number)})." if len(tests) > 1 else ".")
         )
-    lines.append("In brackets 95 % intervals from resampling people; of one training each, so its luck is not in them.")
+    lines += [_intervals(rows), *_within(rows)]
     if any(row.simulated for row in rows):
         lines.append("Simulated weeks: these scores say nothing about real people.")
     lines += [
@@ -128,4 +175,35 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         "silent: units of a layer that fall silent in workouts (activation_heatmap), of the worst layer.",
         "weeks/s: in training, median over steps, on that machine under the load of the time.",
     ]
+    if any(len(row.by_training) > 1 for row in rows):
+        lines.append("Of several trainings decades, silent and weeks/s are the median.")
     return [*lines, *dict.fromkeys(note for row in rows for note in row.notes)]
+
+
+def _intervals(rows: Sequence[Row]) -> str:
+    networks = [row for row in rows if row.model == NETWORK and row.scored is not None]
+    a_fold = " a fold" if networks and all(row.scored and row.scored.folds is not None for row in networks) else ""
+    counts = sorted({len(row.by_training) for row in networks if row.by_training}) or [1]
+    said = "In brackets 95 % intervals from resampling people"
+    if counts[-1] == 1:
+        return f"{said}; of one training{a_fold or ' each'}, so its luck is not in them."
+    every = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return (
+        f"{said}, of the mean of {every} trainings{a_fold} that differ in their seed. How far these lie apart is not "
+        "in the brackets: it stands under trainings, lowest to highest; --each has a row for each."
+    )
+
+
+def _within(rows: Sequence[Row]) -> list[str]:
+    if not any(row.scored is not None and row.scored.folds is not None for row in rows):
+        return []
+    lines = ["Of a cross-validation each week is scored by the network of the fold that had not seen its person."]
+    names = [row.name for row in rows if row.within]
+    if not names:
+        return lines
+    who = "Within folds" if _all_within(rows) else f"Within folds ({', '.join(names)})"
+    return [
+        *lines,
+        f"{who} only weeks that one network scored are ranked. All folds together pay for the different levels of "
+        "their networks.",
+    ]

@@ -20,7 +20,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 import train
 from heartnet.cli import main as heartnet
-from heartnet.compare import Row, compare_runs
+from heartnet.compare import compare_runs
+from heartnet.compare_rows import Row
 from heartnet.compare_table import print_table
 from heartnet.configuration import check, options_of
 from heartnet.errors import HeartnetError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import pytorch_lightning as lightning
 import torch
 
 from heartnet.datamodule import SimulatedData
-from heartnet.model import DeepHeart
+from heartnet.model.deepheart import DeepHeart
 from heartnet.module import HeartnetModule
 from heartnet.tasks import Conditions
 
@@ -39,7 +40,7 @@ class Curve(lightning.Callback):
         self._losses.clear()
 
 
-def curves(folder: Path, precision: str) -> npt.NDArray[np.float64]:
+def curves(folder: Path, precision: Literal["32-true", "bf16-mixed", "bf16-true"]) -> npt.NDArray[np.float64]:
     """Return the losses `[seed, epoch]` of a small network on simulated weeks; seeds change weights and dropout."""
     found = []
     for seed in range(SEEDS):
@@ -66,7 +67,7 @@ def test_curves_in_bfloat16_lie_within_the_spread_of_seeds(tmp_path: Path) -> No
     spread = exact.std(axis=0, ddof=1)
     assert (exact[:, -1] < 0.9 * exact[:, 0]).all()  # they learn, so there is something to be told apart
 
-    def apart(precision: str) -> float:
+    def apart(precision: Literal["bf16-mixed", "bf16-true"]) -> float:
         return float((np.abs(curves(tmp_path, precision) - exact) / spread).max())
 
     # Weights in bfloat16, too, lose what a step adds to them, which this would see.

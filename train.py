@@ -176,7 +176,8 @@ def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetMo
         config.data, task=instantiate(config.task, _convert_="all"), seed=config.seed, _convert_="all"
     )
     terminal.print_data(data)
-    check_monitor(config.checkpoint.get("monitor"), data, config.checkpoint.get("mode", "min"))
+    mode = config.checkpoint.get("mode", "min")
+    check_monitor(config.checkpoint.get("monitor"), data, mode, every_fold=bool(config.cross_validate))
     module = build_module(config, data)
     if config.data.get("batch_size") == "auto":
         begun = config.ckpt_path or (folder / "checkpoints" / PRETRAINING).is_file()
@@ -223,6 +224,7 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
 
     from heartnet.step_losses import LossesOfABrokenRun
     from heartnet.tensorboard_layout import TensorBoardLayout
+    from heartnet.training_bar import TrainingBar
 
     callbacks: list[Callback] = [
         instantiate(config.checkpoint, dirpath=str(folder / "checkpoints")),
@@ -231,6 +233,8 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
         TensorBoardLayout(),
         LossesOfABrokenRun(),
     ]
+    if config.trainer.get("enable_progress_bar", True):
+        callbacks.append(TrainingBar())
     callbacks += [instantiate(node, _convert_="all") for node in (config.get("callbacks") or {}).values()]
     trainer: Trainer = instantiate(
         config.trainer,

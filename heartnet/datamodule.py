@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
@@ -107,17 +107,19 @@ class WeeksDataModule(pl.LightningDataModule):
             raise HeartnetError(f"none of the {len(weeks)} weeks has a known target among {', '.join(self.targets)}")
         people = weeks.table["user_id"].to_numpy().astype(str)[known]
         units = people if split_by == "user" else np.arange(len(known)).astype(str)
-        rows = split_weeks(
+        self._known = known
+        self._split = partial(
+            split_weeks,
             units,
             self.values[known],
             val_share=val_share,
             test_share=test_share,
             folds=folds,
-            fold=fold,
             seed=split_seed,
             unit=split_by,
         )
-        self.rows: Mapping[str, npt.NDArray[np.int64]] = {split: known[chosen] for split, chosen in rows.items()}
+        rows = self._split(fold=fold)
+        self.rows = self.rows_of_fold(fold)
         train = self.rows["train"]
         if len(train) == 0:
             raise HeartnetError("no week is left to train on; lower data.val_share or data.test_share, or add data")
@@ -129,6 +131,10 @@ class WeeksDataModule(pl.LightningDataModule):
             self.values = self.values.copy()
             self.values[self.without_labels] = np.nan
             self.rows = {**self.rows, "train": train[kept]}
+
+    def rows_of_fold(self, fold: int) -> Mapping[str, npt.NDArray[np.int64]]:
+        """Return the rows of each split in a fold of a cross-validation, with those whose labels are not used."""
+        return {split: self._known[chosen] for split, chosen in self._split(fold=fold).items()}
 
     @property
     def channels(self) -> int:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
+
 from heartnet.datamodule import WeeksDataModule
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.metrics import SCORES
 from heartnet.module import HeartnetModule, load_checkpoint
 
 
-def check_monitor(monitor: str | None, data: WeeksDataModule, mode: str = "min") -> None:
+def check_monitor(monitor: str | None, data: WeeksDataModule, mode: str = "min", *, every_fold: bool = False) -> None:
     """Refuse to choose the best epoch by a number that will not be there, or the worst in its place.
 
+    Args:
+        monitor: name of the number; None chooses nothing.
+        data: of the run.
+        mode: `min` or `max`.
+        every_fold: all folds of the data are trained on, not just the one that it is split for.
+
     Raises:
-        HeartnetError: naming those that will, or the mode.
+        HeartnetError: naming those that will, the mode, or the fold in which it is not defined.
     """
     if len(data.rows["val"]) == 0 and str(monitor).startswith("val/"):
         raise HeartnetError(
@@ -33,6 +41,26 @@ def check_monitor(monitor: str | None, data: WeeksDataModule, mode: str = "min")
         raise HeartnetError(
             f"checkpoint.monitor={monitor}, checkpoint.mode={mode}: would keep and test the worst epoch; set "
             f"checkpoint.mode={better}"
+        )
+    if monitor is not None and monitor.startswith("val/") and not monitor.endswith("/loss"):
+        _check_defined(monitor, data, every_fold=every_fold)
+
+
+def _check_defined(monitor: str, data: WeeksDataModule, *, every_fold: bool) -> None:
+    """Refuse a score that the validation weeks do not give, as an AUROC where all have the condition."""
+    _, score, name = monitor.split("/")
+    column = data.values[:, data.targets.index(name)]
+    folds = range(data.folds) if every_fold and data.folds else ()
+    splits = [(f" of fold {fold + 1} of {data.folds}", data.rows_of_fold(fold)["val"]) for fold in folds]
+    for which, rows in splits or [("", data.rows["val"])]:
+        known = column[rows][~np.isnan(column[rows])]
+        if len(known) and (score == "mae" or len(np.unique(known)) > 1):
+            continue
+        what = f"all {len(known)} weeks have {name} {known[0]:g}" if len(known) else f"{name} is known of no week"
+        fewer = ", make fewer folds" if which else ""
+        raise HeartnetError(
+            f"checkpoint.monitor={monitor}: in the validation split{which} {what}, so there is no such "
+            f"number to choose by; set checkpoint.monitor=val/loss checkpoint.mode=min{fewer}, or raise data.val_share"
         )
 
 

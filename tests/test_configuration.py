@@ -80,6 +80,11 @@ def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
         ("+callbacks=null", ["a group takes the name of a file; there are activation_heatmap, all, amnesia"]),
         ("data.users=6 checkpoint.monitor=val/los", ["checkpoint.monitor=val/los: there is train/loss", "'val/loss'?"]),
         ("data.users=6 checkpoint.monitor=val/auroc/diabetes", ["keep and test the worst", "checkpoint.mode=max"]),
+        (
+            "data.users=12 data.weeks_per_user=1 cross_validate=true data.folds=3 checkpoint.mode=max "
+            "checkpoint.monitor=val/auroc/atrial_fibrillation",
+            ["in the validation split of fold 1 of 3 all", "atrial_fibrillation 0", "make fewer folds"],
+        ),
         ("data.users=6 checkpoint.mode=max", ["checkpoint.monitor=val/loss", "set checkpoint.mode=min"]),
         ("module.augmentation.crop=0.5", ["crop=0.5: must be a whole number"]),
         ("experiment=nope", ["experiment=nope: there is no such file in conf/experiment"]),

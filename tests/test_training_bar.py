@@ -30,11 +30,12 @@ class Reads(lightning.Callback):
     ("limits", "seen"),
     [({"max_epochs": 2}, ["Epoch 1/2", "Epoch 2/2"]), ({"max_epochs": -1, "max_steps": 1}, ["Epoch 1"])],
 )
-def test_the_last_of_two_epochs_is_the_second(tmp_path: Path, limits: dict[str, int], seen: list[str]) -> None:
+def test_the_last_of_two_epochs_is_the_second(tmp_path: Path, limits: dict[str, Any], seen: list[str]) -> None:
     reads = Reads()
     it = faults.training("image")
     lightning.Trainer(
         default_root_dir=tmp_path, callbacks=[TrainingBar(), reads], logger=False, enable_checkpointing=False,
-        enable_model_summary=False, accelerator="cpu", limit_train_batches=1, limit_val_batches=1, num_sanity_val_steps=0, **limits,  # type: ignore[arg-type]
+        enable_model_summary=False, accelerator="cpu", limit_train_batches=1, limit_val_batches=1, num_sanity_val_steps=0,
+        **limits,
     ).fit(it.module, *it.data)  # fmt: skip
     assert reads.seen == seen

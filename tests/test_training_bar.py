@@ -35,7 +35,7 @@ def test_the_last_of_two_epochs_is_the_second(tmp_path: Path, limits: dict[str, 
     it = faults.training("image")
     lightning.Trainer(
         default_root_dir=tmp_path, callbacks=[TrainingBar(), reads], logger=False, enable_checkpointing=False,
-        enable_model_summary=False, accelerator="cpu", limit_train_batches=1, limit_val_batches=1, num_sanity_val_steps=0,
-        **limits,
+        enable_model_summary=False, accelerator="cpu", limit_train_batches=1, limit_val_batches=1,
+        num_sanity_val_steps=0, **limits,
     ).fit(it.module, *it.data)  # fmt: skip
     assert reads.seen == seen

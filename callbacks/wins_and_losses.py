@@ -44,7 +44,8 @@ class WinsAndLosses(OnPredictions):
     not, the table is all there is, and a finding says why. `probe=` says how to call it, as for `Amnesia`.
 
     In a cross-validation the weeks are chosen from the tests of all folds, after the last (`heartnet.pooled`), and each
-    is drawn with the network of its fold, which scored it.
+    is drawn with the network of its fold, which scored it. Networks of folds need not score on one level: each week is
+    held against the level of its own.
 
     Logs, for each split, `val` or `test`, and condition:
         `wins_and_losses/{split}/{condition}/{kind}/{rank}`: the picture of a week; `kind` is `false_positive`,
@@ -127,7 +128,7 @@ class WinsAndLosses(OnPredictions):
                             continue
                         words = words_of(one, it, part.split, simulated=part.simulated, step=step)
                         hourly = data is not None and data.view == "hourly"
-                        figure = week_figure(trace, found, words, threshold=_logit(it.threshold), hourly=hourly)
+                        figure = week_figure(trace, found, words, threshold=_logit(it.threshold_of(one)), hourly=hourly)
                         draw(trainer, tag_of(part.split, it.target, one["kind"], one["rank"]), figure)
         except Exception as error:  # a loader from elsewhere
             problems.append(_said(error))

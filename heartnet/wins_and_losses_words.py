@@ -80,8 +80,8 @@ def finding_of(it: ChosenWeeks, split: str, *, simulated: bool, step: int) -> Fi
     passed_over = sum(it.passed_over.values())
     message = (
         f"{_furthest(it)}, in report.html. "
-        f"{it.weeks:,} {what} of {_count(it.users, 'person')}, called positive from a score of {it.threshold:.3g} on, "
-        f"so that as many are as have it: {' and '.join(parts) if parts else 'none is wrong'}."
+        f"{it.weeks:,} {what} of {_count(it.users, 'person')}, called positive{_from(it)}: "
+        f"{' and '.join(parts) if parts else 'none is wrong'}."
         + (f" Furthest off: {' and '.join(worst)}." if worst else "")
         + (f" Passed over: {_count(passed_over, 'week')} of people in the table already." if passed_over else "")
         + f"{lost} The table is {FILES[split]}."
@@ -98,6 +98,13 @@ def not_drawn(why: str, split: str, step: int) -> Finding:
         "adapt(module.net, batch['x'], outputs=('risk',))); the loader must not shuffle."
     )
     return Finding(CHECK, "warn", f"{split}: pictures", None, None, "", message, (), step)
+
+
+def _from(it: ChosenWeeks) -> str:
+    if not it.thresholds:
+        return f" from a score of {it.threshold:.3g} on, so that as many are as have it"
+    levels = f"{min(it.thresholds.values()):.3g} to {max(it.thresholds.values()):.3g}"
+    return f", of each fold, from the score on at which as many are as have it ({levels})"
 
 
 def _furthest(it: ChosenWeeks) -> str:

@@ -25,7 +25,7 @@ from heartnet.diagnostics.probe import Logits, Probe
 from heartnet.diagnostics.wins_and_losses import KINDS, wins_and_losses
 from heartnet.errors import HeartnetError
 from heartnet.figure_week import Words, week_figure
-from heartnet.predictions import COLUMNS, prediction_rows
+from heartnet.predictions import COLUMNS, FOLD, prediction_rows
 from heartnet.simulate import simulate
 from heartnet.week_trace import COLUMNS as TRACE_COLUMNS
 from heartnet.week_trace import WeekTrace, week_trace
@@ -98,6 +98,69 @@ def test_one_person_does_not_fill_the_table(tmp_path: Path) -> None:
     rows = markdown_of(it).splitlines()
     assert len(rows) == 2 + it.table.height
     assert rows[2].startswith("| false positive | 1 | u0 | – | 0.99 | 0 |")
+
+
+def with_folds(file: Path, fold: Any) -> Path:
+    """Write the fold of each week into a file of two targets."""
+    frame = pl.read_parquet(file)
+    names = pl.Series(FOLD, [f"fold-{fold[week]}" for week in frame["week"]])
+    frame.with_columns(names).write_parquet(file)
+    return file
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), one_class=st.booleans())
+def test_levels_of_folds_choose_no_week(tmp_path_factory: pytest.TempPathFactory, seed: int, one_class: bool) -> None:
+    """Whatever is added to the logits of a fold's network, and however steep it is, the same weeks are chosen."""
+    rng = np.random.default_rng(seed)
+    weeks, folds = 60, 4
+    fold, value = np.arange(weeks) % folds, (rng.random(weeks) < 0.4).astype(float)
+    value[:8] = [0] * 4 + [1] * 4
+    if one_class:
+        value[fold == 3] = 0
+    logit = value + rng.normal(size=weeks)
+    shift, steep = rng.uniform(-4, 4, folds)[fold], rng.uniform(0.5, 2, folds)[fold]
+    if one_class:
+        steep[fold == 3] = 1.0  # a fold with one class has the usual steepness
+        steep[fold != 3] = 1.0
+
+    def chosen(logit: Any) -> dict[str, list[int]]:
+        file = written(tmp_path_factory.mktemp("x"), np.arange(weeks), value, 1 / (1 + np.exp(-logit)))
+        it = wins_and_losses(with_folds(file, fold), "risk", count=3)
+        assert set(it.thresholds) == {f"fold-{i}" for i in range(folds)}
+        for i in range(folds - one_class):  # as many are called positive in each fold as are
+            mine = fold == i
+            called = 1 / (1 + np.exp(-logit[mine])) >= it.thresholds[f"fold-{i}"] - 1e-6
+            assert called.sum() == value[mine].sum()
+        return {kind: it.table.filter(kind=kind)["week"].to_list() for kind in KINDS}
+
+    assert chosen(logit) == chosen(steep * logit + shift)
+
+
+def test_the_highest_network_does_not_give_all_false_positives(tmp_path: Path) -> None:
+    """By hand: in each of two folds one week without it ranks above one with it; the second network says far more."""
+    value = [0, 0, 0, 1, 1, 1] * 2
+    logit = np.array([-4.6, -3.9, -2.9, -3.2, -2.7, -2.6])
+    score = 1 / (1 + np.exp(-np.concatenate([logit, logit + 6])))
+    file = with_folds(written(tmp_path, range(12), value, score), [0] * 6 + [1] * 6)
+    it = wins_and_losses(file, "risk", count=2)
+    weeks = {kind: sorted(it.table.filter(kind=kind)["week"].to_list()) for kind in KINDS}
+    assert weeks["false_positive"] == [2, 8]
+    assert weeks["false_negative"] == [3, 9]
+    assert set(it.table.filter(kind="true_positive")["week"]) == {5, 11}
+    assert set(it.table.filter(kind="true_negative")["week"]) == {0, 6}
+    assert it.thresholds == pytest.approx({"fold-0": score[2], "fold-1": score[8]}, rel=1e-5)
+    rows = {row["week"]: row for row in it.table.iter_rows(named=True)}
+    assert [it.threshold_of(rows[week]) for week in (2, 8)] == list(it.thresholds.values())
+    message = finding_of(it, "test", simulated=False, step=0).message
+    assert "called positive, of each fold, from the score on at which as many are as have it (0.0522 to 0.957)" in message
+
+
+def test_where_no_fold_has_both_all_are_taken_as_one(tmp_path: Path) -> None:
+    value, score = [0, 1, 0, 1], [0.2, 0.6, 0.7, 0.3]
+    file = written(tmp_path, range(4), value, score)
+    one = wins_and_losses(file, "risk").table
+    assert wins_and_losses(with_folds(file, range(4)), "risk").table["week"].to_list() == one["week"].to_list()
 
 
 @pytest.mark.parametrize(

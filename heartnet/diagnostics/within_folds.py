@@ -85,3 +85,54 @@ def on_one_level(
         away *= np.where(own > 0, np.sqrt((away**2).mean()) / np.where(own > 0, own, 1.0), 1.0)[place]
     found: Floats = 1 / (1 + np.exp(-(away + logit.mean())))
     return found
+
+
+def from_own_level(
+    score: Float[np.ndarray, " week"], value: Float[np.ndarray, " week"], fold: Shaped[np.ndarray, " week"]
+) -> tuple[Float[np.ndarray, " week"], dict[int, float]]:
+    """Return how far above its network's own level each week is, `[week]`, and by fold the score at that level.
+
+    A network's level is the score from which on it calls as many weeks of its fold positive as are; how far above is
+    told in standard deviations of the logits of its fold. So neither a network that scores high, nor one that scores
+    steeply, has more weeks far off than others.
+
+    A fold with one class has no such level. The mean of its logits is put where weeks of its label are, on average, in
+    the folds with both, in their mean unit. If no fold has both, all are taken as one.
+
+    Args:
+        score: probabilities, finite.
+        value: 1 or 0; both are there.
+        fold: which network scored the week.
+    """
+    inside = np.clip(score, 1e-12, 1 - 1e-12)
+    logit = np.log(inside / (1 - inside))
+    names = np.unique(fold).tolist()
+    both = [each for each in names if 0 < value[fold == each].sum() < (fold == each).sum()]
+    if not both:
+        level = level_of(logit, value)
+        return logit - level, dict.fromkeys(names, _probability(level))
+    away, levels = np.zeros(len(score)), {}
+    units = []
+    for each in both:
+        mine = fold == each
+        level, unit = level_of(logit[mine], value[mine]), float(logit[mine].std()) or 1.0
+        away[mine] = (logit[mine] - level) / unit
+        levels[each] = level
+        units.append(unit)
+    unit, usual = float(np.mean(units)), np.isin(fold, both)
+    for each in set(names) - set(both):
+        mine = fold == each
+        like = float(away[usual & (value == value[mine][0])].mean())
+        levels[each] = float(logit[mine].mean()) - like * unit
+        away[mine] = (logit[mine] - levels[each]) / unit
+    return away, {each: _probability(level) for each, level in levels.items()}
+
+
+def level_of(score: Float[np.ndarray, " week"], value: Float[np.ndarray, " week"]) -> float:
+    """Return the score from which on as many weeks are called positive as are; there must be one."""
+    place = len(score) - int(value.sum())
+    return float(np.partition(score, place)[place])
+
+
+def _probability(logit: float) -> float:
+    return float(1 / (1 + np.exp(-logit)))

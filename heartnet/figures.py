@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -63,11 +62,11 @@ def amnesia_figure(
     profiles = [(now, step)] if initial is None else [(initial, initial_step), (now, step)]
     curves = [_curves(profile, anchor) for profile, _ in profiles]
     bottom, top, sunk = _limits(curves, max(profile.floor for profile, _ in profiles))
+    found = _by_curve(now), [] if initial is None else _by_curve(initial)
     for panel, ax in enumerate(panels):
         _draw_panel(ax, now.at(anchor), [each[panel] for each in curves], bottom)
         ax.set_title(outputs[panel], fontsize=10, fontweight="bold", loc="left", y=1.0, pad=17)
-        now_and_before = _decades(now, anchor, outputs[panel]), _decades(initial, anchor, outputs[panel])
-        _label_curves(ax, *now_and_before, sunk=sunk)
+        _label_curves(ax, *(_of(each, anchor, outputs[panel]) for each in found), sunk=sunk)
         _hours_axis(ax, now.at(anchor))
     # The axes are shared, so what is set on one holds for all.
     lag = now.at(anchor).lag
@@ -93,13 +92,18 @@ def screen_bins(
     """
     count = min(most, len(places))
     edges = np.arange(count + 1) * len(places) // count
-    x, y = np.empty(count), np.zeros(count)
-    for i, (start, end) in enumerate(pairwise(edges)):
-        x[i] = places[start:end].mean()
-        here = magnitude[start:end]
-        here = here[here > 0]
-        if 4 * len(here) >= end - start:
-            y[i] = np.exp(np.median(np.log(here)))
+    size = np.diff(edges)
+    x = np.add.reduceat(places.astype(np.float64), edges[:-1]) / size
+    # A row for each bin, as long as the longest, what is left out last.
+    at = edges[:-1, None] + np.arange(size.max())
+    values = magnitude[np.minimum(at, len(places) - 1)]
+    inside = (at < edges[1:, None]) & (values > 0)
+    found = np.sort(np.where(inside, values, np.inf), axis=1)
+    there = inside.sum(axis=1)
+    row, enough = np.arange(count), (there > 0) & (4 * there >= size)
+    y, row = np.zeros(count), row[enough]
+    low, high = (found[row, middle[enough]] for middle in ((there - 1) // 2, there // 2))
+    y[enough] = np.exp((np.log(low) + np.log(high)) / 2)
     return x, y
 
 
@@ -180,11 +184,11 @@ def _draw_panel(ax: Axes, at: AnchorProfile, curves: list[list[_Curve]], bottom:
         ax.spines[side].set_visible(False)
 
 
-def _decades(profile: AmnesiaProfile | None, anchor: str, output: str) -> list[Memory]:
-    if profile is None:
-        return []
-    by_channel = len(profile.channels) <= _MOST_CHANNELS
-    found = memories(profile, by_channel=by_channel)
+def _by_curve(profile: AmnesiaProfile) -> list[Memory]:
+    return memories(profile, by_channel=len(profile.channels) <= _MOST_CHANNELS)
+
+
+def _of(found: list[Memory], anchor: str, output: str) -> list[Memory]:
     return [each for each in found if each.anchor == anchor and each.output == output]
 
 

@@ -26,7 +26,7 @@ from heartnet.diagnostics.units import LAGS, Meaning, unit_meanings
 from heartnet.errors import HeartnetError
 from heartnet.figure_heatmap import heatmap_figure, panels
 from heartnet.figure_units import best_unit_figure, notes_of
-from heartnet.findings import Finding, publish, run_folder
+from heartnet.findings import BAD, Finding, publish, run_folder
 from heartnet.known import known_week, telling_rows
 
 ProbeOf = Callable[[lightning.LightningModule, Any], Probe]
@@ -212,9 +212,11 @@ class ActivationHeatmap(lightning.Callback):
 
     def _over(self, found: Sequence[Finding], step: int) -> list[Finding]:
         """Return that a layer found blind before is blind no more, so that the old verdict does not stand."""
-        blind = [each.where for each in found if each.status != "pass"]
-        over = [each for each in self._blind if each not in blind] if found else []
-        self._blind = blind if found else self._blind
+        if not found or found[0].status == "unknown":
+            return []
+        blind = [each.where for each in found if each.status in BAD]
+        over = [each for each in self._blind if each not in blind]
+        self._blind = blind
         message = "its units do not fall silent any more, or a layer before is named now"
         return [Finding("cadence", "pass", each, None, BLIND, "", message, step=step) for each in over]
 

@@ -142,7 +142,7 @@ class MetadataReliance(OnPredictions):
         about: dict[str, Any] = {"simulated": predicted.simulated, "step": predicted.step}
         if not len(table):
             where, message = f"{predicted.split}: {target}", f"It is known of none of the {predicted.weeks:,} weeks."
-            return [Finding(CHECK, "pass", where, None, None, "", message, (), predicted.step)]
+            return [Finding(CHECK, "unknown", where, None, None, "", message, (), predicted.step)]
         score, value = (table[name].cast(float).fill_null(np.nan).to_numpy() for name in ("score", "value"))
         users = table["user_id"].to_numpy().astype(str)
         wear = table["wear_hours"].cast(float).fill_null(np.nan).to_numpy()

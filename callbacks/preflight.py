@@ -12,7 +12,7 @@ import pytorch_lightning as lightning
 from heartnet.diagnostics.fixed import leaves
 from heartnet.diagnostics.look_ahead import look_ahead
 from heartnet.errors import HeartnetError, StoppedError
-from heartnet.findings import FILE, Finding, latest, publish, read_jsonl, run_folder
+from heartnet.findings import BAD, FILE, Finding, latest, publish, read_jsonl, run_folder
 from heartnet.terminal import print_line
 
 
@@ -119,7 +119,9 @@ def _verdict(
             f"look at {bad['warn'][0].check}, {bad['warn'][0].where}: {bad['warn'][0].message}." if bad["warn"] else ""
         )
         return _finding("warn", len(bad["warn"]), f"ready to train, but {what}{not_done}".strip(), worst_try, step)
-    return _finding("pass", 0, f"ready to train: {', '.join(done)} found nothing in {seconds:.0f} s", (), step)
+    unknown = [f"{each.check}, {each.where}" for each in found if each.status == "unknown"]
+    message = f"ready to train. {', '.join(done)} found nothing in {seconds:.0f} s"
+    return _finding("pass", 0, message + (f". Unknown: {'; '.join(unknown)}" if unknown else ""), (), step)
 
 
 def _finding(status: Any, count: int, message: str, try_: Sequence[str], step: int) -> Finding:
@@ -131,7 +133,7 @@ def _lines(verdict: Finding, found: Sequence[Finding]) -> list[str]:
     lines = [f"Preflight: {verdict.message}"]
     if verdict.try_:
         lines.append(f"  try: {' or '.join(verdict.try_)}")
-    rest = [each for each in found if each.status != "pass"][1:]
+    rest = [each for each in found if each.status in BAD][1:]
     return lines + [f"  also {each.status}: {each.check}, {each.where}: {each.message}" for each in rest]
 
 

@@ -152,7 +152,7 @@ class Wiring(lightning.Callback):
         try:
             return check_splits(train, val, self.label_batches, _people_of(trainer), _facts(module).names)
         except Exception as error:  # of batches that nobody can read
-            return [finding("pass", "labels", f"labels could not be compared between splits ({said(error)})")]
+            return [finding("unknown", "labels", f"labels could not be compared between splits ({said(error)})")]
 
     def _judge(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, trained: TrainedScores

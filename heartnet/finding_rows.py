@@ -12,23 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from heartnet.findings import Finding
+    from heartnet.findings import Finding, Status
 
 MOST_NAMED = 8
 """Conditions, layers or folds of a row that are named."""
 
-_WORST_FIRST = {"fail": 0, "warn": 1, "pass": 2}
-_COLOURS = {"fail": "bold red", "warn": "yellow", "pass": "green"}
-_NUMBER = re.compile(r"\d[\d,.]*(?:e[+-]?\d+)?(?:\^\d+)?(?: million)?")
-_SHORT = 72  # characters of a message that may stand for what passed
+WORST_FIRST: tuple[Status, ...] = ("fail", "warn", "unknown", "pass")
 
-_PASSED = {
-    ("input_contract", "channels"): "the channels arrive in their order and scale",
-    ("input_contract", "labels"): "the labels are those of the data",
-    ("input_contract", "people"): "nobody is in two splits",
-    ("input_contract", "round trip"): "tensors give back bpm, steps and seconds",
-    ("input_contract", "rows"): "no week is lost or doubled",
-}
+_COLOURS = {"fail": "bold red", "warn": "yellow", "unknown": "cyan", "pass": "green"}
+_NUMBER = re.compile(r"\d[\d,.]*(?:e[+-]?\d+)?(?:\^\d+)?(?: million)?")
+_SHORT = 72  # characters of a sentence that may stand for what passed
+_BRIEF = 240  # characters of the sentences that say why something is unknown, if there are several
 
 
 @dataclass(frozen=True)
@@ -72,8 +66,8 @@ class Row:
 def rows(findings: Iterable[Finding]) -> list[Row]:
     """Fold findings that say the same of several conditions, layers or folds into a row each; the worst row first.
 
-    Two say the same if check, status, unit and cure are equal and their messages differ in nothing but numbers and the
-    names in `where`.
+    Two say the same if check, status, unit and cure are equal and their messages, of a pass or an unknown the first
+    sentence, differ in nothing but numbers and the names in `where`.
     """
     alike: dict[tuple[object, ...], list[Finding]] = {}
     for each in sorted(findings, key=worst_first):
@@ -83,7 +77,7 @@ def rows(findings: Iterable[Finding]) -> list[Row]:
 
 def worst_first(finding: Finding) -> tuple[int, float, str, str]:
     """Return what sorts findings: by status, then by how far the value is from the limit, then by name."""
-    return _WORST_FIRST[finding.status], -distance(finding), finding.check, finding.where
+    return WORST_FIRST.index(finding.status), -distance(finding), finding.check, finding.where
 
 
 def distance(finding: Finding) -> float:
@@ -127,15 +121,26 @@ def passed(some: Sequence[Row]) -> dict[str, list[str]]:
 
 def passed_words(row: Row) -> str:
     """Return in a few words what a row that passes says."""
-    own = row.worst.where.rpartition(": ")[2]
-    if (row.worst.check, own) in _PASSED:
-        return _PASSED[row.worst.check, own]
-    message = re.split(r"[:;(]|\. ", row.worst.message)[0].strip().rstrip(".")
-    return message if 0 < len(message) <= _SHORT else row.where.replace("_", " ")
+    first = _sentences(row.worst.message)[0]
+    first = first[:1].lower() + first[1:] if first[1:2].islower() or first[:2] == "A " else first
+    return first if 0 < len(first) <= _SHORT else row.where.replace("_", " ")
+
+
+def unknown_words(row: Row) -> str:
+    """Return why nothing is known: as many sentences of the message as are brief, the first at least."""
+    first, *more = _sentences(row.worst.message)
+    for each in more:
+        if len(first) + len(each) > _BRIEF:
+            break
+        first = f"{first}. {each}"
+    return first
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:
-    """Return findings as a table for the terminal, however narrow: worst first, what passes in a row for each check."""
+    """Return findings as a table for the terminal, however narrow: worst first, what passes in a row for each check.
+
+    Of what is unknown, it says why in few words.
+    """
     table = Table(title="Findings, worst first", title_justify="left", show_lines=True)
     table.add_column("status", no_wrap=True)
     table.add_column("check, where: value (limit), when")
@@ -143,6 +148,10 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     for row in folded:
         each = row.worst
         if each.status == "pass":
+            continue
+        if each.status == "unknown":
+            what = Text.assemble((f"{each.check}, {row.where}: ", "bold"), unknown_words(row))
+            table.add_row(Text(each.status, style=_COLOURS[each.status]), what)
             continue
         what = Text.assemble((f"{each.check}, {row.where}: ", "bold"), f"{row.value}, {row.when}")
         if row.message:
@@ -164,7 +173,8 @@ def findings_markdown(findings: Sequence[Finding]) -> str:
         each = row.worst
         if each.status != "pass":
             cures = "<br>".join(f"`{override}`" for override in each.try_)
-            lines.append(_line(each.status, each.check, row.where, row.value, row.message, cures, row.when))
+            value = "" if each.status == "unknown" and each.value is None else row.value
+            lines.append(_line(each.status, each.check, row.where, value, row.message, cures, row.when))
     for check, words in passed(folded).items():
         lines.append(_line("pass", check, "", "", _said(words), "", ""))
     return "\n".join(lines)
@@ -195,12 +205,18 @@ def value_text(finding: Finding) -> str:
 
 def _kind(finding: Finding) -> str:
     """Return the message without numbers and without what `where` names; without a message, what it is about."""
-    own = finding.where.rpartition(": ")[2]
-    if not finding.message or (finding.check, own) in _PASSED:
-        return own
+    if not finding.message:
+        return finding.where.rpartition(": ")[2]
+    short = finding.status in ("pass", "unknown")
+    message = _sentences(finding.message)[0] if short else finding.message
     names = sorted({part for part in re.split(r": |/|, ", finding.where) if part}, key=len, reverse=True)
-    text = re.sub("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in names), "§", finding.message)
+    text = re.sub("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in names), "§", message)
     return _NUMBER.sub("#", text)
+
+
+def _sentences(message: str) -> list[str]:
+    """Return the sentences of a message, without their full stops; one at least, which may be empty."""
+    return re.split(r"\.\s+", message.strip().removesuffix("."))
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -209,7 +225,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _said(words: Sequence[str]) -> str:
-    return ("" if len(words) == 1 else f"{len(words)} checks passed: ") + ", ".join(words)
+    return ("" if len(words) == 1 else f"{len(words)} checks passed: ") + "; ".join(words)
 
 
 def _line(*cells: str) -> str:

@@ -14,7 +14,10 @@ from heartnet.finding_rows import findings_markdown, worst_first
 if TYPE_CHECKING:
     import pytorch_lightning as lightning
 
-Status = Literal["pass", "warn", "fail"]
+Status = Literal["pass", "unknown", "warn", "fail"]
+
+BAD: tuple[Status, ...] = ("warn", "fail")
+"""What asks for something to be done."""
 
 FILE = "findings.jsonl"
 """Where a run's folder keeps its findings."""
@@ -26,11 +29,12 @@ class Finding:
 
     Attributes:
         check: the technique, for example `"amnesia"`.
-        status: `"pass"`, `"warn"` or `"fail"`.
+        status: `"pass"`, `"warn"` or `"fail"`; `"unknown"` where data or network give nothing to judge by, such as too
+            few people: `message` says what is missing.
         where: condition, layer or split that it is about.
         value: what was measured, in `unit`; None if it could not be.
         limit: the value up to which the check passes.
-        message: what is wrong, in plain words.
+        message: what is wrong, in plain words; of a pass or an unknown, its first sentence says it in short.
         try_: Hydra overrides that may fix it; `"try"` in JSON.
         step: optimiser steps taken when it was measured.
     """

@@ -40,7 +40,7 @@ def verdict(outcome: Outcome, objective: str, max_epochs: int, *, own: bool, mea
     each = ", ".join(f"{name} {share:.2f}" for name, share in explained.items())
     what = "the targets" if objective == "heuristic" else "the readings"
     message = (
-        f"on people kept apart, {mean:.0%} of the variance of {what} is explained ({each}); "
+        f"on people kept apart, {mean:.0%} of the variance of {what} is explained. Of each: {each}; "
         f"kept is epoch {outcome.best.epoch + 1} of {outcome.epochs}"
     )
     if objective == "autoencoder":

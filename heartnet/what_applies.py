@@ -13,7 +13,7 @@ from heartnet.findings import Finding
 
 def only_conditions(check: str, split: str, why: str, step: int) -> Finding:
     """Return the finding of a check that has nothing to say of synthetic targets; `why` ends the sentence."""
-    return Finding(check, "pass", split, None, None, "", f"only for conditions: {why}.", (), step)
+    return Finding(check, "unknown", split, None, None, "", f"only for conditions: {why}.", (), step)
 
 
 def more_people(split: str, by: Literal["user", "week"], data: WeeksDataModule | None) -> str:

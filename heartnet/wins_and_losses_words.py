@@ -70,7 +70,7 @@ def finding_of(it: ChosenWeeks, split: str, *, simulated: bool, step: int) -> Fi
         )
         why = f"of {it.weeks:,} {what}, {alike}" if it.weeks else "of no week both label and score are known"
         message = f"Nothing can be called right or wrong: {why}.{lost}"
-        return Finding(CHECK, "pass", where, None, None, "", message, (), step)
+        return Finding(CHECK, "unknown", where, None, None, "", message, (), step)
     wrong = sum(it.found[kind] for kind in LOSSES)
     parts = [
         f"{_count(it.found[kind], _SINGULAR[kind])} of {_count(it.people[kind], 'person')}"
@@ -92,7 +92,7 @@ def finding_of(it: ChosenWeeks, split: str, *, simulated: bool, step: int) -> Fi
 def not_drawn(why: str, split: str, step: int) -> Finding:
     """Return what is to be said where weeks, or where their scores came from, could not be drawn."""
     if why == AGED:
-        return Finding(CHECK, "pass", f"{split}: pictures", None, None, "", f"Not all is drawn: {why}.", (), step)
+        return Finding(CHECK, "unknown", f"{split}: pictures", None, None, "", f"Not all is drawn: {why}.", (), step)
     message = (
         f"Not all is drawn: {why}. Say how to call the network: WinsAndLosses(probe=lambda module, batch: "
         "adapt(module.net, batch['x'], outputs=('risk',))); the loader must not shuffle."

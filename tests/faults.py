@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from heartnet.datamodule import WeeksDataModule
-from heartnet.findings import FILE, Finding, latest, read_jsonl
+from heartnet.findings import BAD, FILE, Finding, latest, read_jsonl
 from heartnet.logits import Logits
 from heartnet.model import DeepHeart, HourlyCNN
 from heartnet.module import HeartnetModule
@@ -99,7 +99,7 @@ class ImageNetwork(lightning.LightningModule):
 
 def trouble(folder: Path) -> list[Finding]:
     """Return the newest findings of a run that are not passes."""
-    return [each for each in latest(read_jsonl(folder / FILE)) if each.status != "pass"]
+    return [each for each in latest(read_jsonl(folder / FILE)) if each.status in BAD]
 
 
 def wheres(folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ from faults import KINDS, Training
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks.overfit_check import OverfitCheck
-from heartnet.findings import Finding, read_jsonl
+from heartnet.findings import BAD, Finding, read_jsonl
 
 
 def checked(it: Training, folder: Path, **options: Any) -> list[Finding]:
@@ -25,7 +25,7 @@ def checked(it: Training, folder: Path, **options: Any) -> list[Finding]:
 
 def trouble(found: list[Finding]) -> list[str]:
     """Return where something is wrong, but for tasks that are easy and truly are."""
-    return [each.where for each in found if each.status != "pass" and not each.where.endswith("easy")]
+    return [each.where for each in found if each.status in BAD and not each.where.endswith("easy")]
 
 
 def flipped_labels(it: Training) -> None:

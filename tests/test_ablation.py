@@ -264,7 +264,7 @@ def test_the_verdicts_words() -> None:
     assert said.try_ == ("model.metadata=none",)
     assert ablation_finding(it, "test", all_weeks=500).try_ == (), "no overrides for another's module"
     few = ablation_finding(ablation_of(cohort(0, people=14)), "test", all_weeks=28)
-    assert few.status == "warn"
+    assert few.status == "unknown"
     assert "too few to tell" in few.message
     assert "(argument `weeks`)" not in few.message, "all were looked at"
     assert "(argument `weeks`)" in ablation_finding(ablation_of(cohort(0, people=14)), "test", all_weeks=99).message

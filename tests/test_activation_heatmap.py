@@ -25,7 +25,7 @@ from heartnet.diagnostics.adapt import adapt
 from heartnet.diagnostics.heatmap import collect
 from heartnet.diagnostics.pixels import image_probe
 from heartnet.errors import HeartnetError
-from heartnet.findings import read_jsonl
+from heartnet.findings import BAD, read_jsonl
 from heartnet.known import known_week, telling_rows
 from heartnet.model.deepheart import DeepHeart
 from heartnet.model.hourly_cnn import HourlyCNN
@@ -222,7 +222,7 @@ def test_foreign_modules(tmp_path: Path, kind: type[Foreign], validate: bool) ->
         "activation_heatmap/mix",
     }
     assert set(pl.read_csv(tmp_path / "with" / "units.csv")["signal"]) == {"channel_0", "channel_1"}
-    assert not [each for each in read_jsonl(tmp_path / "with" / "findings.jsonl") if each.status != "pass"]
+    assert not [each for each in read_jsonl(tmp_path / "with" / "findings.jsonl") if each.status in BAD]
 
 
 def test_images_are_rows_of_pixels(tmp_path: Path) -> None:
@@ -295,13 +295,13 @@ class Diverged(Foreign):
 def test_a_network_that_diverges_is_drawn_too(tmp_path: Path) -> None:
     trainer_of(tmp_path, [ActivationHeatmap(every_n_epochs=1, shifts=9)]).fit(Diverged(), pairs(8, 40, 2))
     assert [each.step for each in events(tmp_path).Images("activation_heatmap/mix")] == [0, 2, 4, 6]
-    assert not [each for each in read_jsonl(tmp_path / "findings.jsonl") if each.status != "pass"]
+    assert not [each for each in read_jsonl(tmp_path / "findings.jsonl") if each.status in BAD]
 
 
 @pytest.mark.parametrize("shape", [(8, 2, 2), (4, 3, 1), (4, 40, 12)])
 def test_short_sequences_and_many_channels(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     trainer_of(tmp_path, [ActivationHeatmap(shifts=9)], max_epochs=1).fit(Foreign(shape[2]), pairs(*shape))
-    assert not [each for each in read_jsonl(tmp_path / "findings.jsonl") if each.status != "pass"]
+    assert not [each for each in read_jsonl(tmp_path / "findings.jsonl") if each.status in BAD]
 
 
 def test_16_bits(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_16_bits(tmp_path: Path) -> None:
         Foreign(), pairs(8, 40, 2)
     )
     assert "activation_heatmap/mix" in events(tmp_path).Tags()["images"]
-    assert not [each for each in read_jsonl(tmp_path / "findings.jsonl") if each.status != "pass"]
+    assert not [each for each in read_jsonl(tmp_path / "findings.jsonl") if each.status in BAD]
 
 
 def test_an_adapter_of_one_line(tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_the_hourly_view(tmp_path: Path) -> None:
     data = SimulatedData(Conditions(), users=14, weeks_per_user=1, batch_size=4, val_share=0.3, view="hourly")
     module = module_of(data, HourlyCNN(outputs=len(data.targets), conv_units=4))
     trainer_of(tmp_path, [ActivationHeatmap(weeks=2, shifts=20)], max_epochs=1).fit(module, datamodule=data)
-    assert not [each for each in read_jsonl(tmp_path / "findings.jsonl") if each.status != "pass"]
+    assert not [each for each in read_jsonl(tmp_path / "findings.jsonl") if each.status in BAD]
     frame = pl.read_csv(tmp_path / "units.csv")
     assert {"heart_rate", "steps", "asleep", "hour_noon"} <= set(frame["signal"])
     assert "cadence" not in set(frame["signal"])
@@ -410,7 +410,7 @@ def test_float16_with_a_gradient_scaler(tmp_path: Path) -> None:
         Convolutions(), pairs(8, 40, 2)
     )
     assert "activation_heatmap/mix" in events(tmp_path).Tags()["images"]
-    assert not [each for each in read_jsonl(tmp_path / "findings.jsonl") if each.status != "pass"]
+    assert not [each for each in read_jsonl(tmp_path / "findings.jsonl") if each.status in BAD]
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from callbacks.dead_units import DeadUnits
 from heartnet.diagnostics.between_looks import BetweenLooks
 from heartnet.diagnostics.dead_units import look
 from heartnet.errors import HeartnetError
-from heartnet.findings import Finding, read_jsonl
+from heartnet.findings import BAD, Finding, read_jsonl
 from heartnet.model import DeepHeart, HourlyCNN
 
 pytestmark = [
@@ -111,7 +111,7 @@ def fit(
 
 
 def worst(found: list[Finding]) -> list[Finding]:
-    return [each for each in found if each.status != "pass"]
+    return [each for each in found if each.status in BAD]
 
 
 # What is found

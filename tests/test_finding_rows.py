@@ -18,6 +18,7 @@ from heartnet.finding_rows import (
     findings_table,
     passed,
     rows,
+    unknown_words,
     where_text,
     why_none,
     worst_first,
@@ -87,7 +88,7 @@ def test_findings_without_words_are_folded_over_folds_only() -> None:
     st.lists(
         st.builds(
             finding,
-            st.sampled_from(["pass", "warn", "fail"]),
+            st.sampled_from(["pass", "unknown", "warn", "fail"]),
             st.text("ab/: ", max_size=6),
             value=st.none() | st.floats(allow_nan=True),
             limit=st.none() | st.floats(),
@@ -169,18 +170,40 @@ def test_terminal_table_says_what_to_try_and_takes_brackets_as_they_are() -> Non
 
 def test_what_passes_is_one_row_a_check_in_words() -> None:
     wheres = ("rows", "people", "round trip")
-    fine = [finding("pass", where, check="input_contract", message=f"60 weeks, {where}") for where in wheres]
-    fine += [finding("pass", "network", check="dead_units", message="no layer of 8 has dead units: 0 of 100 (0 %)")]
+    whole = "No fault in {}. 60 weeks: all fine"
+    fine = [finding("pass", where, check="input_contract", message=whole.format(where)) for where in wheres]
+    fine += [finding("pass", "network", check="dead_units", message="No layer of 8 has dead units. 0 of 100: no.")]
     fine += [finding("pass", "an_other", check="other", message="a sentence that goes on and on " * 3)]
     assert passed(rows(fine)) == {
         "dead_units": ["no layer of 8 has dead units"],
-        "input_contract": [
-            "nobody is in two splits", "tensors give back bpm, steps and seconds", "no week is lost or doubled",
-        ],
+        "input_contract": ["no fault in people"],
         "other": ["an other"],
     }  # fmt: skip
+    fine.append(finding("pass", "labels", check="input_contract", message="AUROC (0.5) stays as written; all of it"))
     lines = [line for line in printed([finding(), *fine]).splitlines() if "pass" in line]
-    assert ["3 checks passed: nobody is in two splits" in line for line in lines[-3:]] == [False, True, False]
+    words = "2 checks passed: AUROC (0.5) stays as written; all of it; no fault in people"
+    assert [words in line for line in lines[-3:]] == [False, True, False]
+
+
+def test_what_is_unknown_is_neither_a_pass_nor_a_fault_and_says_why() -> None:
+    why = "Too few people (9) to tell: 10 are needed. Add people."
+    found = [
+        finding("unknown", f"val: {name}", value=None, limit=None, unit="", message=f"{why} {'Long. ' * i}")
+        for i, name in ((0, "a"), (90, "b"))
+    ]
+    order = [each.worst.status for each in rows([finding("pass"), *found, finding("warn")])]
+    assert order == ["warn", "unknown", "pass"]
+    (row,) = rows(found)
+    assert row.where == "val (a, b)", "they differ in what follows the first sentence alone"
+    assert passed([row]) == {}
+    text = " ".join(printed(found).replace("│", " ").split())
+    assert f"unknown amnesia, val (a, b): {why.removesuffix('.')}" in text
+    assert "no value" not in text
+    assert findings_markdown(found[:1]).splitlines()[-1] == (
+        f"| **unknown** | amnesia | val: a |  | {why}  |  | before the first step |"
+    )
+    long = finding("unknown", message="One. " + "Another sentence that is not short at all. " * 9)
+    assert unknown_words(rows([long])[0]).count("Another") < 9
 
 
 def test_markdown_table_keeps_its_columns() -> None:
@@ -189,7 +212,7 @@ def test_markdown_table_keeps_its_columns() -> None:
         r"| **fail** | amnesia | diabetes/midpoint | 9.25 decades (limit 1) | a \| b c | `x=1`<br>`y=2` | "
         "before the first step |"
     )
-    assert lines[3] == "| **pass** | amnesia |  |  | It forgets |  |  |"
+    assert lines[3] == "| **pass** | amnesia |  |  | it forgets |  |  |"
     assert len(lines) == 4
 
 
@@ -202,7 +225,7 @@ def test_a_run_prints_its_folds_and_what_is_left_out(tmp_path: Path, capsys: pyt
     assert terminal.print_findings(tmp_path) == "warn"
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "diabetes/midpoint (fold-1, fold-0): worst 6 decades (limit 1)" in text
-    assert "Left out: findings.jsonl, line 2: not a finding (status 'hint' is none of pass, warn, fail)" in text
+    assert "Left out: findings.jsonl, line 2: not a finding (status 'hint' is none of pass, unknown, warn, fail" in text
 
 
 @pytest.mark.parametrize(

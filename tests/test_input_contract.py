@@ -26,7 +26,7 @@ from heartnet.account import Account
 from heartnet.cli import main as heartnet
 from heartnet.datamodule import SimulatedData, StoredData, WeeksDataModule
 from heartnet.errors import HeartnetError
-from heartnet.findings import Finding, read_jsonl
+from heartnet.findings import BAD, Finding, read_jsonl
 from heartnet.scaling import Scaling
 from heartnet.simulate import simulate
 from heartnet.store import write_store
@@ -96,7 +96,7 @@ def findings(folder: Path, data: WeeksDataModule, *, channels: int | None = None
 
 def faults(found: list[Finding]) -> dict[str, str]:
     assert all(each.check == "input_contract" for each in found)
-    return {each.where: each.message for each in found if each.status != "pass"}
+    return {each.where: each.message for each in found if each.status in BAD}
 
 
 @cache
@@ -414,7 +414,7 @@ def test_a_fault_that_begins_later(tmp_path: Path) -> None:
         data = WeeksDataModule(cohort(), Conditions())
         trainer_of(folder, callbacks, max_steps=-1, max_epochs=2).fit(module, datamodule=data)
         found = read_jsonl(folder / "findings.jsonl")
-        return {each.where: (each.message, each.step) for each in found if each.status != "pass"}
+        return {each.where: (each.message, each.step) for each in found if each.status in BAD}
 
     # Five batches an epoch. Before the callback, as batches come; after it, where only the network sees it; inside.
     before = fit(tmp_path / "a", Small(3, 4), [NanLater(), InputContract()])
@@ -438,7 +438,7 @@ def test_channels_swapped_from_the_third_epoch_on(tmp_path: Path) -> None:
 
     trainer = trainer_of(tmp_path, [InputContract()], max_steps=-1, max_epochs=4)
     trainer.fit(Small(3, 4), datamodule=Later(cohort(), Conditions()))
-    found = [each for each in read_jsonl(tmp_path / "findings.jsonl") if each.status != "pass"]
+    found = [each for each in read_jsonl(tmp_path / "findings.jsonl") if each.status in BAD]
     assert [(each.where, each.step) for each in found] == [("val/heart_rate+steps", 15)]
 
 

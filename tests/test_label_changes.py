@@ -162,8 +162,8 @@ def test_the_finding_names_condition_share_people_and_rows() -> None:
     (one,) = flipped(histories(cohort().data, [], whole=False), ("sleep_apnea", "diabetes"))
     assert (one.status, one.value) == ("pass", 0.0)
     (one,) = flipped(histories(training("hourly").data, [], whole=False), ("sleep_apnea", "diabetes"))
-    assert (one.status, one.value) == ("pass", None)
-    assert "not tested for flips: 0 people" in one.message
+    assert (one.status, one.value) == ("unknown", None)
+    assert "Whether labels are flipped is not known: 0 people" in one.message
 
 
 def test_other_data_name_people_and_times_in_their_batches() -> None:

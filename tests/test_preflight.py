@@ -44,7 +44,7 @@ def test_ready(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) ->
     assert trainer.global_step > 1
     assert verdict(tmp_path).status == "pass"
     assert verdict(tmp_path).step == 0
-    assert "Preflight: ready to train: TrainingHealth, Wiring found nothing" in capsys.readouterr().out
+    assert "Preflight: ready to train. TrainingHealth, Wiring found nothing" in capsys.readouterr().out
 
 
 def test_what_to_mend_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -159,7 +159,7 @@ def test_detection_and_false_alarms() -> None:
     clean = [found_in(cohort(s)) for s in seeds]
     assert leaning.count("warn") >= 22, leaning
     assert wavering.count("warn") >= 24, wavering
-    alarms = [name for each in clean for name, it in each.items() if it.status != "pass"]
+    alarms = [name for each in clean for name, it in each.items() if it.status in ("warn", "fail")]
     assert len(alarms) <= 1, alarms
 
 
@@ -170,8 +170,8 @@ def test_the_verdicts_words() -> None:
     said = found_in(cohort(0, wobble=3.0))["week to week"]
     assert "It wavers" in said.message
     few = found_in(cohort(0, people=12))
-    assert {each.status for each in few.values()} == {"warn", "pass"}
-    [said] = [each for each in few.values() if each.status == "warn"]
+    assert {each.status for each in few.values()} == {"unknown", "pass"}
+    [said] = [each for each in few.values() if each.status == "unknown"]
     assert "too few to tell" in said.message
     assert (said.where, said.value, said.limit) == ("test: diabetes", None, None)
     some = [reliance_findings(reliance(name, **cohort(s, people=6 + s)), split) for s, name in enumerate("ab")
@@ -184,7 +184,7 @@ def test_the_verdicts_words() -> None:
     [said] = reliance_findings(reliance("diabetes", **lost), "val")
     assert (said.status, said.where) == ("fail", "val: diabetes")
     made = cohort(0, weeks=1)
-    assert "fewer than two people with several weeks" in found_in(made)["week to week"].message
+    assert "Fewer than two people with several weeks" in found_in(made)["week to week"].message
     one = found_in({**made, "users": np.zeros(120)})
     assert list(one) == ["test: diabetes"], "nothing to compare the weeks of one person with"
     assert one["test: diabetes"].value is None

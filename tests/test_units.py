@@ -161,7 +161,7 @@ def test_the_verdict_says_where_training_brought_most() -> None:
     before = rows(*[smooth(rng, 3, len(w)) for w in weeks], layer="second")
     after = rows(*[smooth(rng, 3, len(w)) + 4 * w for w in weeks], layer="second")
     (finding,) = verdict(unit_meanings([first, after], signals), unit_meanings([first, before], signals, shifts=0), 0)
-    assert "no unit learned to tell asleep: the best, unit" in finding.message
+    assert "No unit learned to tell asleep. The best, unit" in finding.message
     assert "training brought most in second" in finding.message
 
 
@@ -305,7 +305,7 @@ def test_cadence_says_so_where_nothing_can_be_told() -> None:
     still[0, week.dense] = 0.0
     found = cadence_of([layer], rows(still), ("heart_rate", "dt"), [week])
     (finding,) = cadence_verdict(found, {}, 0)
-    assert finding.status == "pass"
+    assert finding.status == "unknown"
     assert "nothing can be told" in finding.message
     assert cadence_of([layer], layer, ("heart_rate", "dt"), [replace(week, dt=None)]) == []
     assert cadence_verdict([], {}, 0) == []
@@ -324,7 +324,7 @@ def test_cadence_is_not_judged_where_training_has_failed() -> None:
     spoilt = replace(lively, weeks=(np.where(np.arange(1200) == 7, np.nan, lively.weeks[0]),))
     for layer, words in ((wild, "as much as before training"), (still, "50% of the units"), (spoilt, "not finite")):
         (finding,) = cadence_verdict(found, {}, 0, failure([blind, layer], {lively.layer: typical_spread(lively)}))
-        assert (finding.status, finding.value, finding.try_) == ("pass", None, ())
+        assert (finding.status, finding.value, finding.try_) == ("unknown", None, ())
         assert words in finding.message
     assert failure([lively], {lively.layer: typical_spread(lively) / 3}) == ""
 

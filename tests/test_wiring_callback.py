@@ -14,7 +14,7 @@ from wiring_faults import FAULTS, faulty
 
 from callbacks.wiring import Wiring
 from heartnet.errors import HeartnetError
-from heartnet.findings import Finding, read_jsonl
+from heartnet.findings import BAD, Finding, read_jsonl
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -25,7 +25,7 @@ pytestmark = [
 
 
 def trouble(folder: Path) -> list[Finding]:
-    return [each for each in read_jsonl(folder / "findings.jsonl") if each.status != "pass"]
+    return [each for each in read_jsonl(folder / "findings.jsonl") if each.status in BAD]
 
 
 def check_fault(folder: Path, kind: str, number: int | str, seed: int) -> None:

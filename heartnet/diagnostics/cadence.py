@@ -111,14 +111,14 @@ def verdict(found: Sequence[Cadence], settings: dict[str, object], step: int, fa
         failed = f"heart rate itself has {measured[0].inputs:.0%} of its spread in the dense stretches of these weeks"
     if failed:
         message = f"nothing can be told of cadence blindness: {failed}"
-        return [Finding("cadence", "pass", "all layers", None, None, "", message, step=step)]
+        return [Finding("cadence", "unknown", "all layers", None, None, "", message, step=step)]
     groups: dict[str, list[Cadence]] = {}
     for each in measured:
         if (each.silent or 0.0) > BLIND:
             groups.setdefault(_NUMBER.sub(".*", each.layer), []).append(each)
     if not groups:
         worst = max(measured, key=lambda each: each.silent or 0.0)
-        message = f"units go on working where readings come every 5 s (most silent: {worst.layer})"
+        message = f"Units go on working where readings come every 5 s. Those of {worst.layer} fall silent most."
         unit = "of the worst layer's units fall silent in workouts"
         return [Finding("cadence", "pass", "all layers", worst.silent, BLIND, unit, message, step=step)]
     first = next(iter(groups.values()))[0].layer

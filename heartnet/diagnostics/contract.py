@@ -161,20 +161,23 @@ class Contract:
             targets = set(self.held.targets)
             if rates and not any(targets & set(where.split("/")) for where in told):
                 weeks = sum(each.weeks for each in rates.values())
-                text = f"{', '.join(self.held.targets)}: as the data has them, by name, in {weeks:,} weeks of batches"
+                names = ", ".join(self.held.targets)
+                text = f"The labels are those of the data. Compared by name in {weeks:,} weeks of batches: {names}."
                 found.append(Finding(CHECK, "pass", "labels", weeks, None, "weeks, each time it came", text))
         if self.round_trip is not None and self.round_trip.ok and self.round_trip.weeks:
             trip = self.round_trip
             units = {name: UNITS.get(name, "") for name in trip.worst}
             worst = ", ".join(f"{name} {value:.2g} {units[name]}" for name, value in trip.worst.items())
-            text = f"{trip.weeks:,} weeks, {trip.readings:,} readings, back in natural units: largest error {worst}"
+            text = (
+                "Tensors give back the readings in natural units. "
+                f"Largest error in {trip.weeks:,} weeks, {trip.readings:,} readings: {worst}."
+            )
             bpm = max((trip.worst[name] for name, unit in units.items() if unit == "bpm"), default=0.0)
             found.append(Finding(CHECK, "pass", "round trip", bpm, TOLERANCE, "bpm", text))
         if not groups - {"rows", "people", "duplicates"}:
             weeks = sum(each.weeks for each in seen.values())
-            found.append(
-                Finding(CHECK, "pass", "channels", weeks, None, "weeks, each time it came", f"no fault in {counts}")
-            )
+            text = f"The channels arrive in their order and scale. No fault in {counts}."
+            found.append(Finding(CHECK, "pass", "channels", weeks, None, "weeks, each time it came", text))
         return found
 
     def _split(self, split: str) -> _Split:

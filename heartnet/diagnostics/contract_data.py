@@ -108,16 +108,17 @@ def data_passes(held: Held) -> list[Finding]:
     sizes = ", ".join(f"{split} {len(rows):,}" for split, rows in held.rows.items())
     without = len(held.weeks) - sum(map(len, held.rows.values()))
     dropped = "" if held.account is None else f"; {held.account.count('weeks', 'in'):,} before the preparation"
-    rows = f"{len(held.weeks):,} weeks in the data{dropped}; {sizes}; without a known target {without:,}"
+    rows = f"{len(held.weeks):,} in the data{dropped}; {sizes}; without a known target {without:,}"
     people = {split: len(set(held.people[rows])) for split, rows in held.rows.items()}
     counts = ", ".join(f"{split} {count:,}" for split, count in people.items())
-    who = f"{counts}; no one is in two splits"
+    who = f"Nobody is in two splits. People: {counts}."
     if held.split_by == "week":
         both = sum(people.values()) - len(set(held.people[np.concatenate(list(held.rows.values()))]))
-        who = f"{counts}; split by week, as asked for" + (", so scores say nothing about new people" if both else "")
+        scores = ", so scores say nothing about new people" if both else ""
+        who = f"Split by week, as asked for{scores}. People: {counts}."
     used = sum(map(len, held.rows.values()))
     return [
-        Finding(CHECK, "pass", "rows", used, None, "weeks", rows),
+        Finding(CHECK, "pass", "rows", used, None, "weeks", f"No week is lost or doubled. {rows}."),
         Finding(CHECK, "pass", "people", len(set(held.people)), None, "people", who),
     ]
 

@@ -150,9 +150,9 @@ class Deaths:
             )
             return [Finding(CHECK, "warn", "network", None, None, "", message, (), step)]
         worst = max(state.dead for state in self.states.values())
-        message = f"no layer of {len(self.states)} has more dead or saturated units than allowed"
+        message = f"No layer of {len(self.states)} has more dead or saturated units than allowed."
         if self.hidden:
-            message += "; not seen: " + "; ".join(f"{name}: {why}" for name, why in self.hidden.items())
+            message += " Not seen: " + "; ".join(f"{name}: {why}" for name, why in self.hidden.items())
         return [
             Finding(
                 CHECK, "pass", "network", worst, self.limit, "of the worst layer's units are dead", message, (), step

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from heartnet.findings import Finding
+from heartnet.findings import BAD, Finding
 
 NO_GRAPH = "gradients"
 """Unit of a finding on weights that no gradient reaches; where gradients are there, and zero, it is another."""
@@ -64,20 +64,20 @@ class Told:
         changed = dict.fromkeys(fresh)
         back: list[Finding] = []
         for where, finding in self.findings.items():
-            if finding.status == "pass" or where in self.causes:
+            if finding.status not in BAD or where in self.causes:
                 continue
             cause = self._cause(finding, outputs, last)
             if cause is None:
                 continue
             if where not in fresh:
-                back.append(replace(finding, status="pass", message=f"follows from {cause}, see there", try_=()))
+                back.append(replace(finding, status="unknown", message=f"follows from {cause}, see there", try_=()))
             self._fold(where, cause)
             changed |= {cause: None}
         return [self.told(where) for where in changed if where not in self.causes] + back
 
     def wrong(self) -> list[str]:
         """Return the places of findings that are no passes."""
-        return [where for where, each in self.findings.items() if each.status != "pass"]
+        return [where for where, each in self.findings.items() if each.status in BAD]
 
     def told(self, where: str) -> Finding:
         """Return a finding, with what follows from it."""
@@ -105,7 +105,7 @@ class Told:
         """Return the place of the finding that explains another, itself explained by none; None if there is none."""
         kind, place = _kind(finding, outputs, last), finding.where.rpartition("/")[0]
         for where, each in self.findings.items():
-            if where == finding.where or each.status == "pass":
+            if where == finding.where or each.status not in BAD:
                 continue
             theirs, there = _kind(each, outputs, last), where.rpartition("/")[0]
             kinds: Sequence[str] = (kind, f"{kind} here") if there == place else (kind,)

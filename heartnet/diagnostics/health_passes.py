@@ -55,7 +55,7 @@ def _gradients(health: Health, looks: Sequence[Look]) -> list[Finding]:
         return []
     weakest = min(least, key=lambda layer: least[layer])
     message = (
-        f"a gradient reaches all {len(least)} layers that are trained; {weakest} gets least, {least[weakest]:.2g} of "
+        f"A gradient reaches all {len(least)} layers that are trained. {weakest} gets least, {least[weakest]:.2g} of "
         "what the layer with most gets"
     )
     return [_pass("gradient", message, least[weakest], SMALLEST_GRADIENT, "of the largest of a layer; at least")]
@@ -70,8 +70,8 @@ def _updates(looks: Sequence[Look]) -> list[Finding]:
         return []
     fastest = max(largest, key=lambda layer: largest[layer])
     message = (
-        f"a usual step changes the weights of {fastest} most, by {largest[fastest]:.2g} of their size; about 0.001 is "
-        "healthy"
+        f"Steps change weights at a healthy pace. A usual one changes those of {fastest} most, by "
+        f"{largest[fastest]:.2g} of their size; about 0.001 is usual"
     )
     return [_pass("update", message, largest[fastest], LARGEST_UPDATE, "of a layer's weights a step; at most")]
 
@@ -95,7 +95,7 @@ def _activations(health: Health, looks: Sequence[Look]) -> list[Finding]:
         return []
     most = max(grown, key=lambda layer: abs(math.log(grown[layer])))
     message = (
-        f"outputs keep their size: of {len(grown)} layers, {most} changed most, to {grown[most]:.2g} times as large"
+        f"Outputs keep their size. Of {len(grown)} layers, {most} changed most, to {grown[most]:.2g} times as large"
     )
     return [_pass("activation", message, grown[most], LARGEST_GROWTH, "× the outputs at the first look; at most")]
 
@@ -110,7 +110,7 @@ def _outputs(health: Health) -> list[Finding]:
         return []
     least = min(shares, key=lambda name: shares[name])
     message = (
-        f"each of {len(shares)} outputs gets a part of the gradient; {least} gets least, {shares[least]:.2g} of it"
+        f"Each of {len(shares)} outputs gets a part of the gradient. {least} gets least, {shares[least]:.2g} of it"
     )
     return [_pass("share", message, shares[least], 0, "of the gradient to the output with least; above")]
 
@@ -119,18 +119,16 @@ def _course(health: Health) -> list[Finding]:
     found = trend(health.losses.values)
     if found.course == "too short":
         return []
-    words = "the loss falls" if found.course == "falls" else "the loss neither falls nor rises clearly"
-    message = f"{words}: {found.first:.3g} in the first tenth of the run, {found.last:.3g} in the last"
+    words = "The loss falls" if found.course == "falls" else "The loss neither falls nor rises clearly"
+    message = f"{words}. It is {found.first:.3g} in the first tenth of the run, {found.last:.3g} in the last"
     return [_pass("trend", message, found.last, found.first, "loss in the last tenth; in the first")]
 
 
 def _not_seen(health: Health) -> list[Finding]:
     if health.compiled:
         message = "outputs of layers inside compiled modules, and the loss functions, cannot be seen; not looked at"
-        return [finding("pass", "compiled", message)]
+        return [finding("unknown", "compiled", message)]
     if not health.outputs:
-        message = (
-            "not checked: the loss is no cross-entropy of torch.nn.functional, so what base rates cost is not known"
-        )
-        return [finding("pass", "loss/start", message)]
+        message = "the loss is no cross-entropy of torch.nn.functional, so what base rates would cost is not known"
+        return [finding("unknown", "loss/start", message)]
     return []

@@ -23,8 +23,8 @@ def target_findings(
 
     A synthetic target is known without error, so what is not explained is the fault of the network: its design, its
     training, or the number of weeks. Below a linear regression on hourly features it cannot express, or did not learn,
-    what a few averages give. A share whose interval lies below `limit` fails; one whose interval holds it warns, as do
-    fewer than ten people, of whom nothing can be told.
+    what a few averages give. A share whose interval lies below `limit` fails; one whose interval holds it warns. Of
+    fewer than ten people it is unknown.
 
     Source: M. Matelis and A. Singh, "Debuggable Deep Learning", 2019: predicting synthetic outputs.
 
@@ -48,7 +48,7 @@ def _verdict(it: Comparison, about: About, unit: str, guess: tuple[float, float]
             f"{it.users} {it.people} with this target are in the test: fewer than {FEWEST} are too few to tell whether "
             f"it is learned{'' if math.isnan(share.value) else f' (here {share.value:.0%} of variance are explained)'}."
         )
-        return Finding(CHECK, "warn", it.target, None, limit, "of variance", message, (), about.step)
+        return Finding(CHECK, "unknown", it.target, None, limit, "of variance", message, (), about.step)
     below = [name for name, each in it.differences.items() if each.high < 0 and name in LINEAR and name != "metadata"]
     status: Status = "pass" if share.value >= limit else "fail" if share.high < limit else "warn"
     message = (
@@ -69,8 +69,8 @@ def _verdict(it: Comparison, about: About, unit: str, guess: tuple[float, float]
             "it is near 0, there are too few weeks."
         )
     try_ = remedies(about.settings) if status != "pass" else ()
-    if status == "pass":  # of what passes, the words before the bracket are shown
-        message = f"{it.target} {share.value:.0%} of variance explained ({message})"
+    if status == "pass":  # of what passes, the first sentence is shown
+        message = f"{it.target} {share.value:.0%} of variance explained. {message}"
     return Finding(CHECK, status, it.target, round(share.value, 4), limit, "of variance", message, try_, about.step)
 
 

@@ -83,13 +83,13 @@ def pattern_findings(
             f"{who} are too few to look for what losses have in common: of no condition are there, in each of two "
             f"halves, {FEWEST} {people} with it and {FEWEST} without. {more}"
         )
-        return [Finding(CHECK, "warn", split, None, None, "", message.rstrip(), (), step)]
+        return [Finding(CHECK, "unknown", split, None, None, "", message.rstrip(), (), step)]
     if not it.patterns:
         count = "" if len(it.tried) == 1 else f"{len(it.tried)} "
         end = f"the {count}most promising did not hold on the other half" if it.tried else "none was promising"
         message = (
-            f"Of {it.looked_at:,} pattern{'' if it.looked_at == 1 else 's'} {end} (looked at on one half of {who}). "
-            f"Patterns that touch few {people}, or harm little, may be missed."
+            f"Of {it.looked_at:,} pattern{'' if it.looked_at == 1 else 's'} {end}. They were looked at on one half of "
+            f"{who.rstrip(',')}. Patterns that touch few {people}, or harm little, may be missed."
         )
         return [Finding(CHECK, "pass", split, 0.0, 0.0, "patterns", message, (), step)]
     return [_finding(each, it, split, people, augmentation or {}, step) for each in it.patterns]

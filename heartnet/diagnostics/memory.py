@@ -200,13 +200,13 @@ def _say(each: Memory, stepwise: Memory | None, settings: Mapping[str, object]) 
     if each.gradient == "not finite":
         return "fail", "The gradient of this output is NaN or infinite, so the network has diverged or overflows."
     if each.decades is None:
-        return "warn", f"Weeks of {each.reach_steps} readings are too short to tell near from far."
+        return "unknown", f"Weeks of {each.reach_steps} readings are too short to tell near from far."
     status: Status = "pass" if each.decades <= PASS_DECADES else "warn"
     status = "fail" if each.decades >= FAIL_DECADES else status
     if each.anchor == "score":
         return status, _say_score(each, each.decades, stepwise, settings) + _reason(each, status, settings)
     place = "the middle of the week" if each.anchor == "midpoint" else "the end of the week"
-    text = "" if status != "pass" else f"far readings reach the output at {place}: "
+    text = "" if status != "pass" else f"Far readings reach the output at {place}. "
     text += (
         f"A reading more than {each.reach_steps // 2:,} readings from {place} moves this output "
         f"{_times(each.decades, each.at_least)} one beside it. 90 % of the effect lies within "
@@ -218,7 +218,7 @@ def _say(each: Memory, stepwise: Memory | None, settings: Mapping[str, object]) 
 
 
 def _say_score(each: Memory, decades: float, stepwise: Memory | None, settings: Mapping[str, object]) -> str:
-    text = "" if decades > PASS_DECADES else "the score depends on the whole week: "
+    text = "" if decades > PASS_DECADES else "The score depends on the whole week. "
     text += (
         f"The half of the week that matters less to the score moves it {_times(decades, each.at_least)} the part that "
         f"matters most. {_span(each.memory_steps, each.memory_hours)} of "

@@ -56,12 +56,12 @@ def learned(
     for i, (name, value) in enumerate(zip(names, fit.fits[-1], strict=True)):
         few = _weeks(fit, i)
         if math.isnan(value):
-            message = f"not tested: {few}, so there is nothing to tell apart"
-            found.append(Finding(CHECK, "pass", name, None, fit.limit, UNITS[fit.kind], message))
+            message = f"{few}, so there is nothing to tell apart"
+            found.append(Finding(CHECK, "unknown", name, None, fit.limit, UNITS[fit.kind], message))
             continue
         status: Status = "pass" if fit.learned[i] else "fail"
         if status == "pass":
-            message = f"learned by heart in {fit.steps} steps: {few} ({how}){_last(fit, weeks)}"
+            message = f"Learned by heart in {fit.steps} steps. {few} ({how}){_last(fit, weeks)}"
         elif fit.ended == "seconds":
             status, message = "warn", f"could not tell within {seconds:g} s: {fit.steps} steps on {few} ({how})"
         else:
@@ -168,12 +168,13 @@ def flipped(weeks: Histories | None, names: Sequence[str]) -> list[Finding]:
     if not told:
         most = max((one.people for one in each.values()), default=0)
         message = (
-            f"not tested for flips: {most} people have a label in several weeks, of {LEAST_PEOPLE} needed. {hidden}"
+            f"Whether labels are flipped is not known: {most} people have a label in several weeks, of {LEAST_PEOPLE} "
+            f"needed. {hidden}"
         )
-        return [Finding(CHECK, "pass", "labels/changes", None, LIMIT, unit, message)]
+        return [Finding(CHECK, "unknown", "labels/changes", None, LIMIT, unit, message)]
     worst = max((wrong or told).values(), key=lambda one: one.over_chance)
     if not wrong:
-        message = f"within {worst.people} people of several weeks, no label changes as flipped ones do. {hidden}"
+        message = f"No label changes within a person as flipped ones do. {worst.people} have several weeks. {hidden}"
         return [Finding(CHECK, "pass", "labels/changes", worst.over_chance, LIMIT, unit, message)]
     counts = "; ".join(
         f"{name} in {one.minority:.0%} of {one.weeks} weeks of {one.people} people, {one.changing} of whom change "

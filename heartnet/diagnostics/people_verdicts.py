@@ -46,17 +46,17 @@ def people_finding(it: PeopleScores, split: str, *, simulated: bool = False, ste
             f"fewer than {FEWEST} of each are too few to compare ways of making one score of several weeks; the "
             f"{WAYS[FALLBACK]} is taken."
         )
-        return finding("warn", message)
+        return finding("unknown", message)
     chosen = it.ways[it.taken]
     if it.folds and math.isnan(chosen.auroc.value):
         message = f"No fold tests both {kind} with it and without, so nothing can be told. Test more people a fold."
-        return finding("warn", message)
+        return finding("unknown", message)
     if not it.several:
-        message = f"One week a person, so there is nothing to combine: AUROC {chosen.auroc} of {it.people:,} {kind}."
-        return finding("pass", message, chosen.auroc.value)
+        message = f"One week a person, so there is nothing to combine. AUROC {chosen.auroc} of {it.people:,} {kind}."
+        return finding("unknown", message, chosen.auroc.value)
     measure = "AUROC within folds" if it.folds else "AUROC"
     numbers = (
-        f"For {it.target} {_taken(it)}, {measure} {chosen.auroc} of {it.people:,} {kind}, {it.week} of single weeks "
+        f"For {it.target} {_taken(it)}. {measure} {chosen.auroc} of {it.people:,} {kind}, {it.week} of single weeks "
         f"({it.weeks / it.people:.1f} a person): {_signed(it.gain)}. Brier score {chosen.brier}, calibration slope "
         f"{chosen.slope}."
     )
@@ -89,9 +89,9 @@ def wear_finding(it: WearReliability, split: str, *, step: int = 0) -> Finding |
         return Finding(CHECK, status, f"{split}: {it.target}, wear", value, None, "hours", message, (), step)
 
     if not it.bands:
-        return finding("pass", f"Wear hardly differs between the {it.weeks:,} weeks, so nothing is said of its worth.")
+        return finding("unknown", f"Wear hardly differs between {it.weeks:,} weeks, so nothing is said of its worth.")
     if it.few:
-        return finding("pass", f"Too few people to tell how reliability depends on wear. {_bands(it)}")
+        return finding("unknown", f"Too few people to tell how reliability depends on wear. {_bands(it)}")
     hours = it.trusted_from
     if hours is None:
         return finding("pass", f"No loss with little wear found, from {_hours(it.bands[0].low)} hours on. {_bands(it)}")

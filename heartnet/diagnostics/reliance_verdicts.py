@@ -45,7 +45,7 @@ def reliance_findings(
         return [Finding(CHECK, "fail", where, None, None, "", message, (), step)]
     few = too_few(it)
     if few:
-        found = [Finding(CHECK, "warn", where, None, None, "", _too_few(it), (), step)]
+        found = [Finding(CHECK, "unknown", where, None, None, "", _too_few(it), (), step)]
     else:
         who = _who(f"{it.weeks:,}", it, simulated=simulated)
         found = [_follows(it, f"{where}, metadata", sees_metadata, who, step)]
@@ -108,7 +108,7 @@ def ablation_finding(
     if too_few(it):
         more = f" Of {some} weeks; more may tell (argument `weeks`)." if it.weeks < all_weeks else ""
         message = f"{_too_few(it)}{more}"
-        return Finding(CHECK, "warn", where, None, None, "", message, (), step)
+        return Finding(CHECK, "unknown", where, None, None, "", message, (), step)
     if it.lean is not None and it.lean.low > 0:
         metadata = it.loss(METADATA)
         assert metadata is not None
@@ -120,8 +120,8 @@ def ablation_finding(
         )
         return finding("warn", message, *_without_metadata(settings))
     if not it.whole.low > chance:
-        return finding("pass", f"It cannot be told from chance, so there is little to lose. {numbers}")
-    return finding("pass", numbers)
+        return finding("unknown", f"It cannot be told from chance, so there is little to lose. {numbers}")
+    return finding("pass", f"It is not seen to lean on age, sex and BMI. {numbers}")
 
 
 def _follows(it: Reliance, where: str, sees_metadata: bool | None, who: str, step: int) -> Finding:
@@ -131,7 +131,7 @@ def _follows(it: Reliance, where: str, sees_metadata: bool | None, who: str, ste
         return Finding(CHECK, status, where, value, limit, "rank correlation", message, (), step)
 
     if math.isnan(it.rank.value):
-        return finding("pass", f"no metadata model to compare with, or a score that is the same for all ({who})")
+        return finding("unknown", f"No metadata model to compare with, or a score that is the same for all ({who}).")
     numbers = f"Rank correlation {it.rank} with a model on age, sex and BMI"
     if not math.isnan(it.given_metadata.value):
         numbers += (
@@ -150,7 +150,7 @@ def _follows(it: Reliance, where: str, sees_metadata: bool | None, who: str, ste
         )
         message = f"Its scores follow age, sex and BMI, and cannot be told to know more: {how}. {numbers}"
         return finding("warn", message)
-    return finding("pass", numbers)
+    return finding("pass", f"Scores are not seen to follow age, sex and BMI alone. {numbers}")
 
 
 def _wavers(it: Reliance, where: str, step: int) -> Finding:
@@ -161,10 +161,10 @@ def _wavers(it: Reliance, where: str, step: int) -> Finding:
         return Finding(CHECK, status, where, value, None if value is None else WAVERS, "of variance", message, (), step)
 
     if it.several < 2:
-        return finding("pass", "fewer than two people with several weeks: how scores move is not known")
+        return finding("unknown", "Fewer than two people with several weeks: how scores move is not known.")
     if it.several < FEWEST:
         message = f"People with several weeks: {it.several}; fewer than {FEWEST} are too few to tell whether it wavers."
-        return Finding(CHECK, "warn", where, None, None, "", message, (), step)
+        return Finding(CHECK, "unknown", where, None, None, "", message, (), step)
     numbers = (
         f"Between weeks of a person lies a share of the logits' variance of {share} (spread {it.within}; between "
         f"people {it.between}). Of {it.several} people with several weeks the score ranges over {it.range} on average, "
@@ -184,7 +184,7 @@ def _wavers(it: Reliance, where: str, step: int) -> Finding:
                 "worn little, or weigh by wear."
             )
         return finding("warn", f"{message} {numbers}")
-    return finding("pass", numbers)
+    return finding("pass", f"Scores are not seen to waver from week to week. {numbers}")
 
 
 def _listed(it: Ablation) -> str:

@@ -64,7 +64,7 @@ def quality_findings(
             f"{it.people.capitalize()} with it: {it.having:,}, without it: {it.without:,}; fewer than {FEWEST} of each "
             f"are too few to tell how good the scores are and whether they are calibrated. {more}"
         )
-        return [finding("", "warn", message.rstrip())]
+        return [finding("", "unknown", message.rstrip())]
     found = [finding("", *(_of_folds if it.folds > 1 else _discrimination)(it, who), it.auroc.value, 0.5, "AUROC")]
     if it.calibration is not None:
         status, message, try_ = _calibration(it, settings or {})
@@ -89,13 +89,14 @@ def agreement_finding(it: Agreement, split: str, *, unit: str, simulated: bool =
     numbers = f"{it.r2} of the variance explained, mean absolute error {it.mae} {unit}; {_who(it, simulated=simulated)}"
     if math.isnan(it.r2.value):
         message = f"The target is the same in all {it.weeks} weeks, so nothing is there to explain."
-        return Finding(CHECK, "warn", where, None, None, "", message, (), step)
+        return Finding(CHECK, "unknown", where, None, None, "", message, (), step)
     if not it.r2.low > 0:
         message = (
             f"{numbers}. It cannot be told from always saying the mean; train longer, or see the callback baseline."
         )
         return Finding(CHECK, "warn", where, round(it.r2.value, 4), limit, name, message, (), step)
-    return Finding(CHECK, "pass", where, round(it.r2.value, 4), limit, name, numbers, (), step)
+    message = f"It does better than always saying the mean. {numbers}."
+    return Finding(CHECK, "pass", where, round(it.r2.value, 4), limit, name, message, (), step)
 
 
 def _who(it: Quality | Agreement, *, simulated: bool) -> str:
@@ -114,7 +115,7 @@ def _discrimination(it: Quality, who: str) -> tuple[Status, str]:
         times = math.ceil((half / max(it.auroc.value - 0.5, 0.02)) ** 2)
         more = f" With about {times} times as many {it.people} it could be told." if 1 < times <= 100 else ""
         return "warn", f"{numbers} It cannot be told from chance.{more}"
-    return "pass", f"AUROC {it.auroc} ({who}; average precision {it.average_precision}, by chance {it.base_rate:.3f})"
+    return "pass", f"Scores tell better than chance. {numbers}"
 
 
 def _of_folds(it: Quality, who: str) -> tuple[Status, str]:
@@ -150,7 +151,8 @@ def _of_folds(it: Quality, who: str) -> tuple[Status, str]:
                 "ranks below 0.5. It cannot be told from chance; with fewer, larger folds it may be: data.folds=5."
             )
         return "warn", f"{numbers} {words}{apart}"
-    return ("warn" if apart else "pass"), f"{numbers}{apart}"
+    words = "" if apart else "Scores tell better than chance. "
+    return ("warn" if apart else "pass"), f"{words}{numbers}{apart}"
 
 
 def _calibration(it: Quality, settings: Mapping[str, object]) -> tuple[Status, str, tuple[str, ...]]:
@@ -191,10 +193,10 @@ def _calibration(it: Quality, settings: Mapping[str, object]) -> tuple[Status, s
         )
         return "warn", message, tuple(_longer(settings))
     if math.isnan(tilt.value):
-        return "pass", f"The slope has no solution: equal scores, or classes that do not overlap. {numbers}", ()
+        return "unknown", f"The slope has no solution: equal scores, or classes that do not overlap. {numbers}", ()
     if not (tilt.low > 1 / _WIDE or tilt.high < _WIDE):
-        return "pass", f"Too few {it.people} to tell how calibrated it is. {numbers}", ()
-    return "pass", f"no miscalibration found, slope {found.slope} ({numbers})", ()
+        return "unknown", f"Too few {it.people} to tell how calibrated it is. {numbers}", ()
+    return "pass", f"No miscalibration found. {numbers}", ()
 
 
 def _calmer(settings: Mapping[str, object]) -> list[str]:

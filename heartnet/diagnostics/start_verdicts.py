@@ -120,7 +120,7 @@ def start_loss(health: Health) -> list[Finding]:
     rates = base_rate_loss(positives, known, kind)
     nothing = f"knowing nothing costs {health.started[0][1]:.2g}; the base rates alone would cost {rates:.2g}"
     if not value > limit:
-        message = f"the loss starts at {value:.2g}: {nothing}"
+        message = f"The loss starts at {value:.2g}. {nothing[0].upper()}{nothing[1:]}"
         if value > 2 * rates:
             message += ". A last bias of log(p / (1 − p)), with p the base rate, would start there and save first steps"
         return [finding("pass", "loss/start", message, value, limit, "nats at the start; at most")]

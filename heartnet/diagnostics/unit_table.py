@@ -96,12 +96,12 @@ def _finding(meaning: Meaning, untrained: Meaning | None, step: int) -> Finding 
         lag = int(meaning.lags[best])
         when = f", {abs(lag)} readings {'after' if lag > 0 else 'before'} it" if lag else ""
         others = f"; {len(found) - 1} more units do so" if len(found) > 1 else ""
-        message = f"{who} {way} with {name}{when}: {measure} {value:.3f} ({told}){others}"
+        message = f"{who} {way} with {name}{when}. {measure} {value:.3f} ({told}){others}"
     elif value <= rivals["chance"]:
-        message = f"no unit tells {name} better than chance ({who}: {measure} {value:.3f}; {told})"
+        message = f"No unit tells {name} better than chance. {who[0].upper()}{who[1:]}: {measure} {value:.3f}; {told}"
     else:
         message = (
-            f"no unit learned to tell {name}: the best, {who}, has {measure} {value:.3f}: above chance, not above what "
+            f"No unit learned to tell {name}. The best, {who}, has {measure} {value:.3f}: above chance, not above what "
             f"is there without training ({told}){_gain(meaning, untrained)}"
         )
     # Nothing here is a fault, so there is no limit: the strongest rival stands beside the value.

@@ -67,7 +67,7 @@ def check_wiring(subject: Subject, facts: Facts) -> list[Finding]:
 
 
 def _not_checked(reasons: Sequence[str]) -> Finding:
-    return verdicts.finding("pass", "not checked", f"could not be checked: {'; '.join(reasons)}")
+    return verdicts.finding("unknown", "not checked", f"could not be checked: {'; '.join(reasons)}")
 
 
 def _checks(

@@ -12,7 +12,7 @@ from heartnet.diagnostics.contract_batches import parts_of
 from heartnet.diagnostics.look_ahead import look_ahead
 from heartnet.diagnostics.wiring_heads import heads
 from heartnet.diagnostics.wiring_verdicts import wrong_heads
-from heartnet.findings import Finding
+from heartnet.findings import BAD, Finding
 
 _MOST_FEATURES = 256
 _MOST_CLASSES = 16
@@ -50,7 +50,7 @@ def check_splits(
     whose = None if people is None or index is None else people[index]
     found = heads(scores, labels, whose, classes=classes > 0)
     what = "scores of a regression on each channel's mean and spread, fitted on the training labels,"
-    return [each for each in wrong_heads(found, names, what, "val", classes=classes > 0) if each.status != "pass"]
+    return [each for each in wrong_heads(found, names, what, "val", classes=classes > 0) if each.status in BAD]
 
 
 def _read(loader: Any, count: int) -> tuple[Any, Any, Any] | None:
@@ -108,7 +108,7 @@ def _told(
     return scores
 
 
-def _classes(*labels: Float[np.ndarray, "week 1"]) -> int:
+def _classes(*labels: Float[np.ndarray, "_ 1"]) -> int:
     """Return the number of classes that labels count; 0 if they count none."""
     values = np.concatenate(labels)
     whole = np.isfinite(values).all() and (values == np.round(values)).all() and values.min() >= 0

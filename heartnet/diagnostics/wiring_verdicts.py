@@ -47,7 +47,9 @@ def mixed(found: Neighbours, limit: float, mode: str) -> list[Finding]:
     if found.value is None:
         return []
     aside = (
-        "batch normalisation mixes samples in training, as it should, and was held fixed" if found.normalised else ""
+        "Samples do not meet. Batch normalisation mixes them in training, as it should, and was held fixed"
+        if found.normalised
+        else ""
     )
     if found.value <= limit:
         return [finding("pass", f"{mode}/mixing", aside, found.value, limit, "of the own gradient")]
@@ -109,13 +111,17 @@ def modes_differ(found: Repeated, tolerance: float) -> list[Finding]:
     """Training mode that is another function than evaluation mode, beyond dropout and batch normalisation."""
     if found.value is None or found.given:
         return []
-    norms = f"batch normalisation ({found.norms[0]} …) held at its running statistics" if found.norms else ""
+    norms = (
+        f"Both modes compute the same. Batch normalisation ({found.norms[0]} …) was held at its running statistics"
+        if found.norms
+        else ""
+    )
     if found.value <= tolerance:
         return [finding("pass", "training/same", norms, found.value, tolerance, "of the score")]
     where = _place(found)
     if found.random:
         message = f"{where} is random in training, beside dropout; so its two modes were not compared"
-        return [finding("pass", "training/same", message, None, tolerance, "of the score")]
+        return [finding("unknown", "training/same", message, None, tolerance, "of the score")]
     message = (
         f"without dropout, and with fixed batch normalisation, training mode still computes something else than "
         f"evaluation mode; {where} is the first to differ. What is trained is not what is evaluated: look there for "

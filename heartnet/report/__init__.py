@@ -190,7 +190,7 @@ def _tiles(run: Run, counts: Mapping[str, int]) -> list[tuple[str, str, str]]:
             "failed": "before its end",
         }[state]
         tiles.append(("run", state, remark))
-    worst = next((status for status in ("fail", "warn", "pass") if counts[status]), None)
+    worst = next((status for status, count in counts.items() if count), None)
     if worst is not None:
         others = ", ".join(f"{count} {status}" for status, count in counts.items() if count and status != worst)
         tiles.append(("findings", f"{counts[worst]} {worst}", others or "no others"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heartnet.finding_rows import Row, rows
+from heartnet.finding_rows import WORST_FIRST, Row, rows
 from heartnet.findings import Finding, latest
 from heartnet.report.curves import short
 
@@ -76,8 +76,8 @@ def shown(findings: Sequence[Finding]) -> tuple[list[ShownRow], int]:
 
 
 def counts(found: Sequence[Row]) -> dict[str, int]:
-    """Return how many rows fail, warn and pass."""
-    return {status: sum(each.worst.status == status for each in found) for status in ("fail", "warn", "pass")}
+    """Return how many rows there are of each status, the worst first."""
+    return {status: sum(each.worst.status == status for each in found) for status in WORST_FIRST}
 
 
 def _shown(newest: Finding, looks: Sequence[Finding]) -> Shown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,7 @@ def choose_checkpoint(run: Path, which: str = "best") -> Chosen:
     path, monitor = checkpoint_of(run, which)
     notes: tuple[str, ...] = ()
     if not run.is_file() and which == "best" and not monitor:
-        why = "it had no monitor, or the file was removed"
+        why = "it had no monitor, or one that was NaN or infinite in each epoch, or the file was removed"
         notes = (f"{run} kept no best checkpoint ({why}), so its newest is taken.",)
     about = load_checkpoint(path)
     module = HeartnetModule.from_checkpoint(path)
@@ -140,10 +141,15 @@ def _last(run: Path) -> Path:
 
 
 def _best(last: Path) -> tuple[Path, str] | None:
-    """Return the checkpoint that the newest one names as the best, if it is there, and by what it is that."""
+    """Return the checkpoint that the newest one names as the best, if it is there, and by what it is that.
+
+    Where the monitor was never finite, Lightning names the first epoch, of which nobody knows that it is the best.
+    """
     states = load_checkpoint(last).get("callbacks", {}).values()
     for state in states:
         if isinstance(state, Mapping) and state.get("monitor") and state.get("best_model_path"):
+            if not math.isfinite(float(state.get("best_model_score", math.nan))):
+                return None
             found = last.parent / Path(str(state["best_model_path"])).name
             if found.is_file():
                 return found, str(state["monitor"])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from heartnet.findings import Finding, publish
 
 if TYPE_CHECKING:
     import pytorch_lightning as lightning
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
 FILE = "tested.json"
 """Where a run's folder keeps it, beside the predictions of that test."""
-
-CHECK = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,7 @@ class ScoredCheckpoint:
         step: optimiser steps behind it.
         of_steps: that the run had trained.
         monitor: by which it is the best; empty for the newest of a run that kept no best.
+        lost: a monitor that was NaN or infinite in each epoch, so that none is the best.
     """
 
     name: str
@@ -43,10 +41,13 @@ class ScoredCheckpoint:
     step: int
     of_steps: int
     monitor: str = ""
+    lost: str = ""
 
     def __str__(self) -> str:
         when = f"{self.name}, after epoch {self.epochs} of {self.of_epochs} (step {self.step:,} of {self.of_steps:,})"
-        return f"{when}, {f'the best by {self.monitor}' if self.monitor else 'the newest'}"
+        if self.monitor:
+            return f"{when}, the best by {self.monitor}"
+        return f"{when}, the newest{f', for {self.lost} was NaN or infinite in each epoch' if self.lost else ''}"
 
     def write(self, folder: Path) -> None:
         """Write it to a run's folder, whole or not at all."""
@@ -61,7 +62,7 @@ def read_tested(folder: Path) -> ScoredCheckpoint | None:
         row = json.loads((folder / FILE).read_text(encoding="utf-8"))
         epochs, of_epochs, step, of_steps = (int(row[name]) for name in ("epochs", "of_epochs", "step", "of_steps"))
         name, sha256, monitor = (str(row[name]) for name in ("name", "sha256", "monitor"))
-        return ScoredCheckpoint(name, sha256, epochs, of_epochs, step, of_steps, monitor)
+        return ScoredCheckpoint(name, sha256, epochs, of_epochs, step, of_steps, monitor, str(row.get("lost", "")))
     return None
 
 
@@ -78,8 +79,7 @@ def load_tested(folder: Path, module: HeartnetModule, trainer: lightning.Trainer
     """Give a module that was trained the weights to test, with what callbacks saved with them; say which they are.
 
     The weights are those of the best checkpoint, where the run chose one by a monitor, else of the newest: the same
-    that `heartnet.chosen_checkpoint.choose_checkpoint` takes. Where they are not the newest, a finding says so. The
-    trainer counts the steps behind these weights from now on.
+    that `heartnet.chosen_checkpoint.choose_checkpoint` takes. From now on the trainer counts the steps behind them.
 
     Args:
         folder: of the run.
@@ -104,14 +104,20 @@ def load_tested(folder: Path, module: HeartnetModule, trainer: lightning.Trainer
         callback.on_load_checkpoint(trainer, module, checkpoint)  # Lightning would do so for a training only
     found = ScoredCheckpoint(
         path.name, file_hash(path), int(checkpoint["epoch"]) + 1, trainer.current_epoch,
-        int(checkpoint["global_step"]), trainer.global_step, monitor,
+        int(checkpoint["global_step"]), trainer.global_step, monitor, _lost(trainer),
     )  # fmt: skip
     # What the test logs, draws and finds stands at the step of the weights that it is of.
     trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = found.step
-    if found.step != found.of_steps:
-        message = f"The test is of {found}; predict, export and card take the same."
-        publish([Finding(CHECK, "pass", "test", None, None, "", message, (), found.step)], trainer)
     return found
+
+
+def _lost(trainer: lightning.Trainer) -> str:
+    """Return the monitor by which no epoch is the best, for it was NaN or infinite in each; empty if there is none."""
+    for callback in trainer.checkpoint_callbacks:
+        score = getattr(callback, "best_model_score", None)
+        if score is not None and not math.isfinite(float(score)):
+            return str(getattr(callback, "monitor", None) or "")
+    return ""
 
 
 def of_the_test(checkpoint: Path) -> str:

@@ -14,7 +14,8 @@ SCORES: dict[str, tuple[str, str]] = {"conditions": ("auroc", "average_precision
 
 
 class TargetScores(Metric):
-    """Collect scores and targets of a split, then compute AUROC and average precision (conditions) or MAE and R².
+    """Collect scores, targets and losses of a split, then compute its loss, and AUROC and average precision of each
+    condition, or MAE and R² of each synthetic target.
 
     A number that is not defined (a condition with one class in the split; R² of fewer than two weeks, or of a target
     that is the same in all) is left out, never 0.
@@ -27,25 +28,36 @@ class TargetScores(Metric):
     full_state_update = False
     scores: list[Tensor]
     values: list[Tensor]
+    losses: Tensor
+    weeks: Tensor
 
     def __init__(self, kind: str, targets: tuple[str, ...]) -> None:
         super().__init__()
         self.kind, self.targets = kind, targets
         self.add_state("scores", default=[], dist_reduce_fx="cat")
         self.add_state("values", default=[], dist_reduce_fx="cat")
+        self.add_state("losses", default=torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("weeks", default=torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, scores: Float[Tensor, "batch target"], values: Float[Tensor, "batch target"]) -> None:
-        """Add a batch; NaN in `values` is missing."""
+    def update(
+        self, scores: Float[Tensor, "batch target"], values: Float[Tensor, "batch target"], loss: Float[Tensor, ""]
+    ) -> None:
+        """Add a batch and its mean loss; NaN in `values` is missing."""
         self.scores.append(scores.detach().float())
         self.values.append(values.detach().float())
+        self.losses = self.losses + loss.detach() * len(values)
+        self.weeks = self.weeks + len(values)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return `auroc/…` and `average_precision/…` by condition, or `mae/…` and `r2/…` by synthetic target."""
+        """Return `loss`, and `auroc/…` and `average_precision/…` by condition, or `mae/…` and `r2/…` by target.
+
+        The loss is the mean of the batches' losses, each counted by its weeks.
+        """
         if not self.scores:
             return {}
         scores = torch.cat(self.scores) if isinstance(self.scores, list) else self.scores
         values = torch.cat(self.values) if isinstance(self.values, list) else self.values
-        results: dict[str, Tensor] = {}
+        results = {"loss": self.losses / self.weeks}
         for i, name in enumerate(self.targets):
             known = ~values[:, i].isnan()
             score, value = scores[known, i], values[known, i]

@@ -22,7 +22,7 @@ from heartnet.logits import Logits
 from heartnet.metrics import TargetScores
 from heartnet.model import ARCHITECTURES, pieces
 from heartnet.scaling import Scaling
-from heartnet.step_losses import StepLosses
+from heartnet.step_losses import StepLosses, log_validation
 from heartnet.weeks import CHANNELS
 
 Batch = dict[str, Tensor]
@@ -167,10 +167,8 @@ class HeartnetModule(pl.LightningModule):
 
     def _evaluate(self, split: str, batch: Batch) -> dict[str, Tensor]:
         score = self.score(batch)
-        loss = self.loss(score, batch["targets"])
-        self.log(f"{split}/loss", loss, prog_bar=split == "val", batch_size=len(batch["lengths"]), sync_dist=True)
         natural = self.natural(score)
-        self._scores(split).update(natural, batch["targets"])
+        self._scores(split).update(natural, batch["targets"], self.loss(score, batch["targets"]))
         return {"index": batch["index"], "scores": natural, "logits": score}
 
     def on_validation_epoch_end(self) -> None:
@@ -187,8 +185,12 @@ class HeartnetModule(pl.LightningModule):
 
     def _log_scores(self, split: str) -> None:
         scores = self._scores(split)
-        self.log_dict({f"{split}/{name}": value for name, value in scores.compute().items()})
+        values = {f"{split}/{name}": value for name, value in scores.compute().items()}
         scores.reset()
+        if self.trainer.state.fn == "fit":
+            log_validation(self.trainer, values)
+        else:  # which return what Lightning logs
+            self.log_dict(values)
 
     def _scores(self, split: str) -> TargetScores:
         scores = self.scores[split]

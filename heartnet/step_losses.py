@@ -1,8 +1,9 @@
-"""The losses of training steps on their way to the loggers."""
+"""What a training logs, on its way to the loggers: the losses of steps, and the scores of validations."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 
 import pytorch_lightning as pl
@@ -54,6 +55,24 @@ class StepLosses:
                 else:
                     logger.log_metrics({"train/loss": value}, step=step)
             logger.log_metrics({"epoch": trainer.current_epoch}, step=steps[-1])
+
+
+def log_validation(trainer: pl.Trainer, values: Mapping[str, Tensor]) -> None:
+    """Log the numbers of a validation within a training as `self.log_dict` would, in a tenth of its time.
+
+    Args:
+        values: by tag; `val/loss` is shown with the progress too.
+    """
+    if trainer.sanity_checking:
+        return
+    trainer.callback_metrics.update(values)
+    trainer.logged_metrics.update(values)
+    numbers = {name: value.item() for name, value in values.items()}
+    trainer.progress_bar_metrics.update({name: value for name, value in numbers.items() if name == "val/loss"})
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped  # where Lightning puts a validation
+    for logger in trainer.loggers:
+        logger.log_metrics({**numbers, "epoch": trainer.current_epoch}, step=step)
+        logger.save()
 
 
 class LossesOfABrokenRun(pl.Callback):

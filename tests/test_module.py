@@ -171,9 +171,10 @@ def test_scores_against_scikit_learn(kind: str, sizes: list[int], missing: float
     values = values.astype(np.float32)
     values[rng.random((count, 2)) < missing] = np.nan
     metric = TargetScores(kind, ("a", "b"))
-    for rows in np.split(np.arange(count), np.cumsum(sizes)[:-1]):
-        metric.update(torch.from_numpy(scores[rows]), torch.from_numpy(values[rows]))
-    expected = {}
+    losses = rng.random(len(sizes)).astype(np.float32)
+    for rows, loss in zip(np.split(np.arange(count), np.cumsum(sizes)[:-1]), losses, strict=True):
+        metric.update(torch.from_numpy(scores[rows]), torch.from_numpy(values[rows]), torch.tensor(loss))
+    expected = {"loss": np.average(losses, weights=sizes)}
     for i, name in enumerate(("a", "b")):
         known = ~np.isnan(values[:, i])
         value, score = values[known, i], scores[known, i]
@@ -193,9 +194,9 @@ def test_scores_against_scikit_learn(kind: str, sizes: list[int], missing: float
 def test_what_is_not_defined_is_left_out(kind: str, value: float) -> None:
     metric = TargetScores(kind, ("a",))
     assert metric.compute() == {}
-    metric.update(torch.rand(5, 1), torch.full((5, 1), value))
+    metric.update(torch.rand(5, 1), torch.full((5, 1), value), torch.tensor(1.0))
     left = {"mae/a"} if kind == "synthetic" and not math.isnan(value) else set()
-    assert set(metric.compute()) == left
+    assert set(metric.compute()) == {"loss"} | left
     metric.reset()
     assert metric.compute() == {}
 

@@ -15,7 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from heartnet import step_losses
-from heartnet.step_losses import LossesOfABrokenRun, StepLosses
+from heartnet.metrics import TargetScores
+from heartnet.step_losses import LossesOfABrokenRun, StepLosses, log_validation
 
 
 class Line(lightning.LightningModule):
@@ -142,3 +143,47 @@ def test_losses_are_written_once_a_second(monkeypatch: pytest.MonkeyPatch) -> No
         waiting.append([step for step, _, _ in losses.waiting])
     assert waiting == [[], [1], [1, 2], [], []]
     assert trainer.progress_bar_metrics == {"train/loss": 4.0}
+
+
+class Validated(Line):
+    """Logs the loss of each validation by `log_validation`, and the same by `self.log`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = TargetScores("synthetic", ())
+
+    def validation_step(self, batch: Tensor, index: int) -> None:
+        loss = batch.mean() / (index + 3)
+        self.log("val/expected", loss, batch_size=len(batch))
+        self.scores.update(batch, batch, loss)
+
+    def on_validation_epoch_end(self) -> None:
+        mean = self.scores.compute()["loss"]
+        self.scores.reset()
+        log_validation(self.trainer, {"val/loss": mean, "val/same": mean})
+
+
+@pytest.mark.filterwarnings("ignore:The '.*_dataloader'")
+@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 5, "val_check_interval": 3}, {"max_epochs": 1}])
+def test_a_validation_is_logged_as_lightning_does(tmp_path: Path, options: dict[str, Any]) -> None:
+    trainer = lightning.Trainer(
+        **({"max_epochs": 3, "num_sanity_val_steps": 2} | options),
+        logger=[TensorBoardLogger(str(tmp_path), name="", version=""), CSVLogger(str(tmp_path), "csv", "")],
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, accelerator="cpu",
+        log_every_n_steps=1,
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader(Numbers(), batch_size=2)
+    trainer.fit(Validated(), loader, torch.utils.data.DataLoader(Numbers(), batch_size=5))
+    shown = EventAccumulator(str(tmp_path))
+    shown.Reload()
+    validations = points(shown, "val/loss")
+    assert validations == points(shown, "val/same") == points(shown, "val/expected")
+    epochs = points(shown, "epoch")
+    assert {step for step, _ in validations} <= {step for step, _ in epochs}
+    in_csv = np.genfromtxt(tmp_path / "csv/metrics.csv", delimiter=",", names=True)
+    ours, theirs = (in_csv[name][~np.isnan(in_csv[name])] for name in ("valloss", "valexpected"))
+    np.testing.assert_array_equal(ours, theirs)
+    for metrics in (trainer.callback_metrics, trainer.logged_metrics):
+        assert metrics["val/loss"] == metrics["val/expected"]
+    assert trainer.progress_bar_metrics["val/loss"] == trainer.callback_metrics["val/loss"].item()
+    assert "val/same" not in trainer.progress_bar_metrics

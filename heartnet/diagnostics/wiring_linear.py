@@ -57,7 +57,7 @@ def linearity(bench: Bench) -> Linearity:
     layers = _layers(bench)
     names, modules = [name for name, _ in layers], [module for _, module in layers]
     tree = tree_rows(bench, 2)
-    order, siblings = _order(bench, modules, tree)
+    order, siblings, still = _order(bench, modules, tree)
     start = time.monotonic()
     found: list[Collapse] = []
     looked = 0
@@ -67,7 +67,7 @@ def linearity(bench: Bench) -> Linearity:
         looked += 1
         if i in siblings or _grouped(modules[i]):
             continue
-        for j, residual in _affine_in(bench, modules, i, tree).items():
+        for j, residual in _affine_in(bench, modules, i, tree, still).items():
             direct = not any(each.first == names[i] for each in found)
             if direct and j not in siblings and not _narrow(modules[i], modules[j]):
                 found.append(Collapse(names[i], names[j], residual))
@@ -84,15 +84,18 @@ def _layers(bench: Bench) -> list[tuple[str, nn.Module]]:
     ]
 
 
-def _order(bench: Bench, modules: Sequence[nn.Module], tree: Any) -> tuple[list[int], set[int]]:
-    """Return the layers that run once, in their order, and those that share their input with another."""
+def _order(bench: Bench, modules: Sequence[nn.Module], tree: Any) -> tuple[list[int], set[int], dict[int, Tensor]]:
+    """Return the layers that run once, in their order, those that share their input with another, and all outputs."""
     ran: list[int] = []
+    outputs: dict[int, Tensor] = {}
     given: dict[int, list[int]] = {}
     keep: list[Tensor] = []
 
     def note(index: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             ran.append(index)
+            if isinstance(output, Tensor):
+                outputs[index] = output.detach().clone()
             if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
                 keep.append(args[0])  # or its place would be another's
                 given.setdefault(id(args[0]), []).append(index)
@@ -100,17 +103,22 @@ def _order(bench: Bench, modules: Sequence[nn.Module], tree: Any) -> tuple[list[
         return hook
 
     _run(bench, [each.register_forward_hook(note(i)) for i, each in enumerate(modules)], tree)
-    return [i for i in dict.fromkeys(ran) if ran.count(i) == 1], {
-        i for group in given.values() if len(set(group)) > 1 for i in group
-    }
+    siblings = {i for group in given.values() if len(set(group)) > 1 for i in group}
+    return [i for i in dict.fromkeys(ran) if ran.count(i) == 1], siblings, outputs
 
 
-def _affine_in(bench: Bench, modules: Sequence[nn.Module], source: int, tree: Any) -> dict[int, float]:
-    """Return the layers whose output is an affine function of what the layer `source` puts out, as it runs."""
+def _affine_in(
+    bench: Bench, modules: Sequence[nn.Module], source: int, tree: Any, still: dict[int, Tensor]
+) -> dict[int, float]:
+    """Return the layers whose output is an affine function of what the layer `source` puts out, as it runs.
+
+    Args:
+        still: what the layers put out if nothing is moved.
+    """
     generator = torch.Generator().manual_seed(0)
     moves: list[Tensor] = []
-    results: list[dict[int, Tensor]] = []
-    for signs in ((0, 0), (1, 0), (0, 1), (1, 1)):
+    results = [{i: each for i, each in still.items() if i != source}]
+    for signs in ((1, 0), (0, 1), (1, 1)):
         outputs: dict[int, Tensor] = {}
         results.append(outputs)
 

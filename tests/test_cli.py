@@ -130,6 +130,8 @@ def test_bad_input_is_a_message_and_status_2(
     [
         (["prepare", "table", "t", "--out", "w", "--heart-rat", "x"], "--heart-rat. Did you mean '--heart-rate'?"),
         (["prepare", "tabel", "t", "--out", "w"], "Did you mean 'table'?"),
+        (["predict", "run", "weeks", "--outt", "x.csv"], "no such option: --outt. Did you mean '--out'?"),
+        (["predict", "run", "--overwrite"], "the following arguments are required: STORE, --out"),
         (["descibe", "w"], "Did you mean 'describe'?"),
         (["prepare", "table", "t", "--out", "w", "--by", "month"], "expected week, or a number"),
         (["prepare", "table", "t", "--out", "w", "--heart-rate-range", "250,20"], "expected LOW,HIGH"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -205,6 +206,27 @@ def test_the_newest_where_no_best_is_kept(
         f"after epoch {epochs} of 3 (step {tested.step} of {tested.of_steps}), the newest." in capsys.readouterr().out
     )
     assert not (RUN / "findings.jsonl").exists(), "which weights are tested is no verdict"
+    assert_predicted_as_tested()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_the_newest_where_the_monitor_was_never_a_number(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: float
+) -> None:
+    loss = HeartnetModule.loss
+
+    def lost(self: HeartnetModule, *given: torch.Tensor) -> torch.Tensor:
+        return loss(self, *given) if self.training else torch.tensor(value)
+
+    monkeypatch.setattr(HeartnetModule, "loss", lost)
+    assert run(epochs=2) == 0
+    assert (RUN / "checkpoints" / "epoch-0.ckpt").is_file(), "Lightning keeps one all the same"
+    tested = read_tested(RUN)
+    assert tested is not None
+    assert (tested.epochs, tested.of_epochs, tested.monitor, tested.lost) == (2, 2, "", "val/loss")
+    said = "the newest, for val/loss was NaN or infinite in each epoch."
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert said in (RUN / "report.html").read_text(encoding="utf-8")
     assert_predicted_as_tested()
 
 

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import polars as pl
 import pytorch_lightning as lightning
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from heartnet.datamodule import WeeksDataModule
+from heartnet.diagnostics.baseline_verdicts import CHECK as BASELINE
 from heartnet.diagnostics.baseline_verdicts import About, condition_findings
 from heartnet.diagnostics.comparison import Unit, compare
 from heartnet.diagnostics.learnability import target_findings
-from heartnet.diagnostics.score_verdicts import APART
-from heartnet.diagnostics.within_folds import above_all
 from heartnet.errors import HeartnetError
 from heartnet.findings import Finding, publish
 from heartnet.on_predictions import Fold, PredictedSplit, collected, those_on_predictions
 from heartnet.prediction_file import ROWS_IN_MEMORY
 from heartnet.predictions import CEILING, FILES, FOLD, NETWORK, read_predictions
-from heartnet.resampling import by_label, interval
 from heartnet.synthetic import TARGETS
 from heartnet.tested import FILE as TESTED
 from heartnet.what_applies import settings_of
@@ -96,7 +93,8 @@ class CrossValidation:
                 self._look(trainer, module, file)
             of_week = pl.scan_parquet(file, glob=False).select("week", FOLD).unique().collect()
             predictions = read_predictions(self.folder).join(of_week, on="week", how="left", maintain_order="left")
-            found = pooled_findings(predictions, data, trainer.global_step, settings_of(module, trainer))
+            settings = settings_of(module, trainer)
+            found = pooled_findings(predictions, data, trainer.global_step, settings, **_asked(trainer))
         except HeartnetError as error:
             message = f"The folds could not be looked at together: {error}."
             found = [Finding("cross_validation", "warn", "test", None, None, "", message, (), trainer.global_step)]
@@ -135,20 +133,30 @@ class CrossValidation:
 
 
 def pooled_findings(
-    predictions: pl.DataFrame, data: WeeksDataModule, step: int = 0, settings: Mapping[str, object] | None = None
+    predictions: pl.DataFrame,
+    data: WeeksDataModule,
+    step: int = 0,
+    settings: Mapping[str, object] | None = None,
+    *,
+    margin: float = 0.02,
+    explained: float = 0.8,
+    draws: int = 2000,
 ) -> list[Finding]:
     """Compare the network with the simple models over the test weeks of all folds; none without simple models.
 
-    Weeks of all folds are ranked together, as in the table of scores; where that does worse than within folds, since
-    the models of folds do not score on one scale, they are compared within folds.
-
-    The intervals hold for these networks, one a fold, on other people; what another training would give is not in them.
+    Conditions are compared within folds, as `heartnet compare` does, for the models of folds need not score on one
+    scale (`heartnet.diagnostics.within_folds`). The intervals hold for these networks, one a fold, on other people;
+    what another training would give is not in them.
 
     Args:
-        predictions: of all folds, as `heartnet.predictions.read_predictions` gives them.
+        predictions: of all folds, as `heartnet.predictions.read_predictions` gives them, with the column
+            `heartnet.predictions.FOLD`.
         data: of any of the folds.
         step: optimiser steps that a network took.
         settings: how a network of ours was made, by Hydra override.
+        margin: AUROC below which a difference is of no use.
+        explained: share of a synthetic target's variance that is to be explained.
+        draws: resamples of people.
     """
     if not set(predictions["model"].unique()) - {NETWORK, CEILING}:
         return []
@@ -156,28 +164,17 @@ def pooled_findings(
     settings = settings or {}
     sees = settings["model.metadata"] != "none" if "model.metadata" in settings else None
     about = About(sees, {}, settings, step, folds=True)
-    if data.task.kind != "conditions":
-        units = {name: TARGETS[name].unit for name in data.targets}
-        return target_findings(compare(predictions, "synthetic", by=by), about, units=units, guesses={})
-    apart = [name for name in data.targets if FOLD in predictions.columns and _are_apart(predictions, name)]
-    pooled = predictions.drop(FOLD, strict=False).filter(~pl.col("target").is_in(apart))
-    compared = compare(pooled, "conditions", by=by)
-    compared += compare(predictions.filter(pl.col("target").is_in(apart)), "conditions", by=by)
-    said = " Compared within folds, for the models of different folds do not score on one scale."
-    return [
-        replace(each, message=each.message + said) if each.where in apart else each
-        for each in condition_findings(compared, about)
-    ]
+    compared = compare(predictions, data.task.kind, by=by, draws=draws)
+    if data.task.kind == "conditions":
+        return condition_findings(compared, about, margin)
+    units = {name: TARGETS[name].unit for name in data.targets}
+    return target_findings(compared, about, units=units, guesses={}, limit=explained)
 
 
-def _are_apart(predictions: pl.DataFrame, target: str) -> bool:
-    """Tell whether some model ranks the weeks of all folds worse than those within folds, beyond luck."""
-    known = predictions.filter(pl.col("target") == target, pl.col("value").is_not_null(), pl.col("model") != CEILING)
-    for _, part in known.group_by("model"):
-        score, value = (part[name].to_numpy().astype(np.float64) for name in ("score", "value"))
-        users = part["user_id"].to_numpy().astype(str)
-        if np.isfinite(score).all() and 0 < value.sum() < len(value):
-            above = interval(above_all(score, value, part[FOLD].to_numpy()), users, by_label(users, value))
-            if above.low > 0 and above.value > APART:
-                return True
-    return False
+def _asked(trainer: lightning.Trainer) -> dict[str, Any]:
+    """Return what the callback `baseline` was asked for: that of the folds is asked for of all of them."""
+    options = ("margin", "explained", "draws")
+    for each in getattr(trainer, "callbacks", ()):
+        if getattr(each, "check", None) == BASELINE:
+            return {name: getattr(each, name) for name in options}
+    return {}

@@ -18,7 +18,7 @@ from heartnet.diagnostics.comparison import Comparison, compare, logits_of
 from heartnet.diagnostics.learnability import target_findings
 from heartnet.diagnostics.linear_share import linear_share
 from heartnet.findings import Finding
-from heartnet.predictions import CEILING, NETWORK
+from heartnet.predictions import CEILING, FOLD, NETWORK
 from heartnet.resampling import Interval
 
 Arrays = dict[str, np.ndarray]
@@ -134,7 +134,7 @@ def test_better_worse_equal_and_not_to_be_told() -> None:
     simple = score(1.0)
     good = verdict(value, {NETWORK: sigmoid(score(2.2, simple)), "hourly": sigmoid(simple)}, user)
     assert good.status == "pass"
-    assert good.message.startswith("diabetes 0.223 better than hourly (95 %: 0.1")
+    assert good.message.startswith("diabetes 0.223 better than hourly. 95 %: 0.1")
     assert good.unit == "AUROC over hourly"
     bad = verdict(value, {NETWORK: sigmoid(score(0.2)), "hourly": sigmoid(simple), "boosting": sigmoid(simple)}, user)
     assert bad.status == "fail"
@@ -195,7 +195,7 @@ def test_few_people_get_no_verdict() -> None:
     assert 0 < len(np.unique(user[value == 1])) < 10
     scores = {NETWORK: sigmoid(score(5.0)), "hourly": sigmoid(score(0.0))}
     found = verdict(value, scores, user)
-    assert (found.status, found.value) == ("warn", None)
+    assert (found.status, found.value) == ("unknown", None)
     assert "fewer than 10 of each are too few to tell" in found.message
     one = verdict(np.zeros(40), {NETWORK: scores[NETWORK][:40], "hourly": scores["hourly"][:40]})
     assert "people with it: 0, without it: 40;" in one.message
@@ -232,9 +232,38 @@ def test_below_chance() -> None:
     found = verdict(value, {NETWORK: sigmoid(score(-1.0)), "hourly": sigmoid(score(1.0))}, user)
     assert found.status == "fail"
     assert "wrong way round" in found.message
-    folds = verdict(value, {NETWORK: sigmoid(score(-1.0)), "hourly": sigmoid(score(1.0))}, user, folds=True)
-    assert folds.status == "warn"  # few people a fold do so by themselves
-    assert "Test more people a fold" in folds.message
+
+
+def of_folds(frame: pl.DataFrame, fold: Any) -> Finding:
+    names = pl.Series(FOLD, [f"fold-{fold[week]}" for week in frame["week"]])
+    [found] = condition_findings(compare(frame.with_columns(names), "conditions", draws=200), About(folds=True))
+    return found
+
+
+def test_of_folds_the_order_within_them_decides() -> None:
+    user, value, score = people(7)
+    fold = user % 4
+    inverted = table(value, {NETWORK: sigmoid(score(-1.0)), "hourly": sigmoid(score(1.0))}, user)
+    assert of_folds(inverted, fold).status == "fail"
+    level = 12.0 * np.where(fold < 2, 1.0, -1.0)
+    good = table(value, {NETWORK: sigmoid(score(1.0) + level), "hourly": sigmoid(score(0.3))}, user)
+    found = of_folds(good, fold)
+    assert found.status == "pass"
+    assert "better than hourly within folds" in found.message
+    assert "With all folds ranked together the network has 0." in found.message
+    [plain] = condition_findings(compare(good, "conditions", draws=200), About(folds=True))
+    assert plain.status != "pass", "all folds together it is not to be told"
+
+
+def test_where_no_fold_has_both_classes_it_is_said_what_to_do() -> None:
+    user, value, score = people(7)
+    found = of_folds(table(value, {NETWORK: sigmoid(score(2.0)), "hourly": sigmoid(score(1.0))}, user), user)
+    assert found.status == "unknown"
+    assert found.value is not None
+    assert "no fold tests both people with it and people without" in found.message
+    assert "data.folds=5" in found.message
+    assert "AUROC of all folds together: 0." in found.message
+    assert "hourly 0." in found.message
 
 
 # Faults 11, 12 and 30
@@ -336,7 +365,7 @@ def test_the_gate() -> None:
     linear = value + 3 * noise[1]
     good = gate(value, {NETWORK: value + noise[0], "hourly": linear})
     assert good.status == "pass"
-    assert good.message.startswith("resting_rate 96% of variance explained (")
+    assert good.message.startswith("resting_rate 96% of variance explained. 96% of")
     assert good.limit == 0.8
     settings = {"model.readout": "mean", "trainer.max_epochs": 3}
     bad = gate(value, {NETWORK: value + 4 * noise[0], "hourly": linear, "metadata": value}, settings=settings)
@@ -359,7 +388,7 @@ def test_the_gate() -> None:
     assert lost.status == "fail"
     assert "do the targets belong to these weeks?" in lost.message
     few = gate(value[:8], {NETWORK: value[:8], "hourly": linear[:8]})
-    assert (few.status, few.value) == ("warn", None)
+    assert (few.status, few.value) == ("unknown", None)
     broken = gate(value, {NETWORK: np.full(300, np.nan), "hourly": linear})
     assert broken.status == "fail"
 

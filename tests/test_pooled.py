@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import polars as pl
 from faults import weeks
+from pytorch_lightning.callbacks import Timer
 
+from callbacks.baseline import Baseline
 from heartnet.datamodule import WeeksDataModule
 from heartnet.findings import Finding, of_all_parts
-from heartnet.pooled import pooled_findings
-from heartnet.predictions import NETWORK
+from heartnet.pooled import _asked, pooled_findings
+from heartnet.predictions import FOLD, NETWORK
 from heartnet.tasks import Conditions
 
 
@@ -50,6 +55,24 @@ def test_all_folds_together_tell_what_one_cannot() -> None:
     }
     fold = every.filter(pl.col("week") % 6 == 0)
     assert all("too few" in each.message for each in pooled_findings(fold, data()))
+
+
+def test_what_the_callback_was_asked_for_holds_for_all_folds() -> None:
+    asked = _asked(SimpleNamespace(callbacks=[Timer(), Baseline(margin=0.4, explained=0.5, draws=150)]))  # type: ignore[arg-type]
+    assert asked == {"margin": 0.4, "explained": 0.5, "draws": 150}
+    assert _asked(SimpleNamespace(callbacks=[Timer()])) == {}  # type: ignore[arg-type]
+    every = predictions().with_columns(pl.format("fold-{}", pl.col("week") % 3).alias(FOLD))
+
+    def told(**options: Any) -> set[str]:
+        return {each.message for each in pooled_findings(every, data(), **options)}
+
+    noise = np.random.default_rng(1).uniform(-0.4, 0.4, 240)
+    own, hourly = (every.filter(pl.col("model") == model) for model in (NETWORK, "hourly"))
+    near = (hourly["score"].to_numpy() + noise).clip(0, 1).astype(np.float32)
+    close = pl.concat([own.with_columns(pl.Series("score", near)), hourly])
+    assert told(draws=100) != told(draws=2000)
+    assert any("No better than" in each.message for each in pooled_findings(close, data(), margin=0.49))
+    assert not any("No better than" in each.message for each in pooled_findings(close, data(), margin=0.0))
 
 
 def test_without_simple_models_there_is_no_verdict() -> None:

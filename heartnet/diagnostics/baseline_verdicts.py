@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from heartnet.diagnostics.comparison import FEWEST, LINEAR, Comparison
 from heartnet.diagnostics.reliance_verdicts import FOLLOWS
+from heartnet.diagnostics.within_folds import ONE_CLASS
 from heartnet.findings import Finding, Status
 from heartnet.resampling import Interval
 
@@ -54,7 +55,8 @@ def condition_findings(comparisons: Sequence[Comparison], about: About, margin: 
     Worse than a logistic regression that sees no more than the network: broken. No more than `margin` better: no value
     beyond the features. Better, if the whole interval of the difference is above 0; else it cannot be told. Beside it
     what may be behind it: scores that hardly differ between weeks, a network that orders weeks as a linear model does,
-    inputs that tell nothing of the label, a lean on age, sex and BMI.
+    inputs that tell nothing of the label, a lean on age, sex and BMI. Of a cross-validation AUROCs are within folds, as
+    in `heartnet compare`; where no fold has both classes nothing is told.
 
     Source: M. Matelis and A. Singh, "Debuggable Deep Learning", 2019.
 
@@ -97,10 +99,10 @@ def _verdict(it: Comparison, about: About, margin: float, *, lost: bool, all_los
         message = f"The network's score is NaN or infinite for {it.diverged} of {it.weeks} test weeks: it has diverged."
         return _finding(it, about, "fail", message)
     if not it.baselines:
-        return _finding(it, about, "warn", "There is no baseline to compare with.")
+        return _finding(it, about, "unknown", "There is no baseline to compare with.")
     constant = it.spread is not None and it.spread < CONSTANT
     if _too_few(it):
-        known = "" if math.isnan(it.network.value) else f" (AUROC {it.network.value:.3f})"
+        known = "" if math.isnan(it.network.value) else f" ({it.measure} {it.network.value:.3f})"
         by_person = " cross-validate by person," if it.people == "people" else ""
         more = "Add" if about.folds else f"Raise data.test_share,{by_person} or add"
         message = (
@@ -108,22 +110,24 @@ def _verdict(it: Comparison, about: About, margin: float, *, lost: bool, all_los
             f"too few to tell whether the network{known} is any better than {_listed(it)}. {more} {it.people}."
             f"{' ' + _hardly(it) if constant else ''}"
         )
-        return _finding(it, about, "warn", message)
+        return _finding(it, about, "unknown", message)
+    if it.one_class:
+        message = (
+            f"The levels of networks decide here, and these numbers are no more than a hint: {ONE_CLASS}. "
+            f"{it.measure}: {it.network}. {_beside(it)}"
+        )
+        return _finding(it, about, "unknown", message, it.network.value, 0.5, "AUROC")
     if lost:
         return _lost(it, about, all_lost=all_lost)
     able = any(each.low > 0.5 for each in it.baselines.values())
     if constant and able and not all(relation(each, margin) == "better" for each in it.differences.values()):
         return _constant(it, about)
     if it.network.high < 0.5:
-        status: Status = "fail"
-        cause = "so it ranks the wrong way round. Are labels inverted, or columns of conditions exchanged, in one of "
-        cause += "the splits?"
-        if about.folds:  # at chance it lies below 0.5 (`heartnet.pooled`)
-            status = "warn"
-            cause = "which few people a fold do by themselves: where a fold has more with it, its network has seen "
-            cause += "fewer. Test more people a fold; if the AUROC within folds is below too, labels may be inverted."
-        message = f"AUROC {it.network} is below chance, {cause} {_beside(it)}"
-        return _finding(it, about, status, message, it.network.value, 0.5, "AUROC")
+        message = (
+            f"{it.measure} {it.network} is below chance, so it ranks the wrong way round. Are labels inverted, or "
+            f"columns of conditions exchanged, in one of the splits? {_beside(it)}"
+        )
+        return _finding(it, about, "fail", message, it.network.value, 0.5, "AUROC")
     return _compared(it, about, margin)
 
 
@@ -167,9 +171,10 @@ def _compared(it: Comparison, about: About, margin: float) -> Finding:
     linear, rest = _linear_remark(it, about), _remarks(it, about, relations)
     if linear:
         status = "fail" if broken else "warn"
-    numbers = f"AUROC {it.network.value:.3f}, {gap_text} against {best}."
-    if status == "pass":  # of what passes, the words before the bracket are shown
-        numbers = f"{it.target} {gap.value:.3f} better than {best} (95 %: {gap.low:.3f} to {gap.high:.3f})."
+    numbers = f"{it.measure} {it.network.value:.3f}, {gap_text} against {best}."
+    if status == "pass":  # of what passes, the first sentence is shown
+        where = it.measure.removeprefix("AUROC")
+        numbers = f"{it.target} {gap.value:.3f} better than {best}{where}. 95 %: {gap.low:.3f} to {gap.high:.3f}."
     message = " ".join(filter(None, [numbers, verdict, linear, *rest, _beside(it)]))
     return _finding(it, about, status, message, gap.value, 0.0, f"AUROC over {best}", try_)
 
@@ -210,9 +215,9 @@ def _remarks(it: Comparison, about: About, relations: Mapping[str, str]) -> list
 
 def _lost(it: Comparison, about: About, *, all_lost: bool) -> Finding:
     message = (
-        f"AUROC {it.network}, baselines {_listed(it)}: nothing that these see tells the label from chance. Do labels "
-        "and weeks belong together? Check how they were joined (the same user, the same week, the same order of rows), "
-        "and whether anything was sorted, shifted or shuffled after that. "
+        f"{it.measure} {it.network}, baselines {_listed(it)}: nothing that these see tells the label from chance. "
+        "Do labels and weeks belong together? Check how they were joined (the same user, the same week, the same order "
+        "of rows), and whether anything was sorted, shifted or shuffled after that. "
     )
     message += "It is so for all conditions, which speaks for it. " if all_lost else ""
     linear = _linear_remark(it, about)
@@ -223,9 +228,9 @@ def _lost(it: Comparison, about: About, *, all_lost: bool) -> Finding:
 def _constant(it: Comparison, about: About) -> Finding:
     able = max(it.baselines, key=lambda name: it.baselines[name].value)
     message = (
-        f"{_hardly(it)} Yet it can be told: {able} reaches AUROC {it.baselines[able]}, the network {it.network}. "
-        "Giving everybody the base rate is a cheap answer for a rare condition: train longer or faster, weigh its "
-        f"positives more in the loss, and see whether gradients reach its head. {_beside(it)}"
+        f"{_hardly(it)} Yet it can be told: {able} reaches {it.measure} {it.baselines[able]}, the network "
+        f"{it.network}. Giving everybody the base rate is a cheap answer for a rare condition: train longer or faster, "
+        f"weigh its positives more in the loss, and see whether gradients reach its head. {_beside(it)}"
     )
     status: Status = "warn" if it.network.low > 0.5 else "fail"
     return _finding(it, about, status, message, it.spread, CONSTANT, "of a baseline's spread", remedies(about.settings))
@@ -255,7 +260,10 @@ def _at_chance(score: Interval) -> bool:
 
 def _beside(it: Comparison) -> str:
     ceiling = "" if it.ceiling is None else f" One who sees the true traits of simulated people: {it.ceiling:.3f}."
-    return f"Baselines: {_listed(it)}.{ceiling} {_people(it)}"
+    folds = ""
+    if it.all_folds is not None and not it.one_class:
+        folds = f" With all folds ranked together the network has {it.all_folds:.3f}."
+    return f"Baselines: {_listed(it)}.{ceiling}{folds} {_people(it)}"
 
 
 def _people(it: Comparison) -> str:

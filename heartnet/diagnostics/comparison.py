@@ -48,6 +48,9 @@ class Comparison:
         follows: that with the baseline `metadata`, with an interval, as `heartnet.diagnostics.reliance` has it; None
             without that baseline.
         errors: of a synthetic target, by model, the mean absolute error and the root mean square error, in its unit.
+        all_folds: of a condition in a cross-validation, the network's AUROC with the weeks of all folds ranked
+            together; the others are within folds. None without folds.
+        one_class: whether no fold has both classes, so that nothing is within folds, and all scores are of all folds.
     """
 
     target: str
@@ -65,6 +68,15 @@ class Comparison:
     rank: Mapping[str, float] = field(default_factory=dict)
     follows: Interval | None = None
     errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    all_folds: float | None = None
+    one_class: bool = False
+
+    @property
+    def measure(self) -> str:
+        """What the score of a condition is called."""
+        if self.one_class:
+            return "AUROC of all folds together"
+        return "AUROC" if self.all_folds is None else "AUROC within folds"
 
     @property
     def people(self) -> str:
@@ -83,7 +95,7 @@ def compare(
     Args:
         predictions: as `heartnet.predictions.predictions_frame` makes them, of the network and of baselines, perhaps
             of the ceiling, perhaps of several folds. With the column `heartnet.predictions.FOLD` conditions are
-            compared within folds (`heartnet.diagnostics.within_folds`).
+            compared within folds (`heartnet.diagnostics.within_folds`), if any fold has both classes.
         kind: `"conditions"` or `"synthetic"`.
         by: what is resampled: users; or weeks, of data of one person.
         draws: resamples.
@@ -115,10 +127,14 @@ def _compare(target: object, part: pl.DataFrame, kind: str, by: Unit, options: d
     conditions = kind == "conditions"
     names = [name for name in models if name not in (NETWORK, CEILING)]
     make = auroc if conditions else explained
+    one, all_folds, one_class = np.ones((len(table), 1)), None, False
     if conditions and FOLD in table.columns:
         fold = table[FOLD].to_numpy()
-        make = partial(auroc_within, fold=fold)
-        scores = {model: on_one_level(each, fold) for model, each in scores.items()}
+        all_folds = float(auroc(scores[NETWORK], value)(one)[0])
+        one_class = bool(np.isnan(auroc_within(scores[NETWORK], value, fold)(one)).all())
+        if not one_class:
+            make = partial(auroc_within, fold=fold)
+            scores = {model: on_one_level(each, fold) for model, each in scores.items()}
     found = intervals(
         _together([make(scores[name], value) for name in (NETWORK, *names)]),
         users,
@@ -126,7 +142,6 @@ def _compare(target: object, part: pl.DataFrame, kind: str, by: Unit, options: d
         **options,  # type: ignore[arg-type]
     )
     baselines = dict(zip(names, found[1 : 1 + len(names)], strict=True))
-    one = np.ones((len(table), 1))
     return Comparison(
         target=str(target),
         weeks=len(table),
@@ -145,6 +160,8 @@ def _compare(target: object, part: pl.DataFrame, kind: str, by: Unit, options: d
         },
         follows=_follows(scores, value, users, options) if conditions and "metadata" in names else None,
         errors={} if conditions else {name: _errors(scores[name], value) for name in (NETWORK, *names)},
+        all_folds=all_folds,
+        one_class=one_class,
     )
 
 

@@ -57,7 +57,7 @@ class Amnesia(lightning.Callback):
         anchors: where logits are read; see `amnesia_profile`.
         probe: `probe(module, batch)` for a module that has no method `probe(batch) -> Probe`.
         among: how many weeks to choose the longest from.
-        dtype: `"float64"`, or `"float32"`, twice as fast on a CPU, which sees no more than 63 decades where an untrained
+        dtype: `"float64"`, or `"float32"`, twice as fast on a CPU, which sees no more than 63 decades where a new
             DeepHeart has 200. A module from elsewhere that makes tensors of float32 itself is measured in that.
         readings_at_once: bounds the memory; see `amnesia_profile`.
 

@@ -6,6 +6,7 @@ PYTHONPATH=tests python tests/planted_cohorts.py 1000 10 20 5    # first seed; c
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from unittest.mock import patch
@@ -17,7 +18,8 @@ import polars as pl
 from heartnet.baselines import simple_model
 from heartnet.conditions import CONDITIONS
 from heartnet.diagnostics.loss_patterns import find_patterns
-from heartnet.diagnostics.loss_patterns_found import Search
+from heartnet.diagnostics.loss_patterns_found import Pattern, Search
+from heartnet.diagnostics.loss_patterns_proposals import holds, words
 from heartnet.features import HOURLY_SUMMARY
 from heartnet.predictions import known_of
 from heartnet.simulate import people, simulate
@@ -49,15 +51,8 @@ class PlantedCohort:
 
     def found(self, search: Search) -> list[str]:
         """Return of which some pattern has half of its weeks, and which has a third of its weeks in that pattern."""
-        return [name for name, touched in self.touched.items() if self._is_found(touched, search)]
-
-    def _is_found(self, touched: npt.NDArray[np.bool_], search: Search) -> bool:
-        for pattern in search.patterns:
-            inside = np.logical_and.reduce([clause.holds(self.known) for clause in pattern.clauses])
-            both = (inside & touched).sum()
-            if 2 * both >= inside.sum() and 3 * both >= touched.sum():
-                return True
-        return False
+        found = are_found(self.touched, self.known, [pattern.clauses for pattern in search.patterns])
+        return [name for name, patterns in found.items() if patterns]
 
     def drawn_anew(self, seed: int) -> PlantedCohort:
         """Return the cohort with labels drawn from the scores, so that these mean the same everywhere."""
@@ -88,17 +83,42 @@ def planted_cohort(
     train, test = slice(round(TRAINED_ON * users)), slice(round(TRAINED_ON * users), None)
     scores = np.column_stack([_scores(seen[train], values[train, i], seen[test]) for i in range(len(CONDITIONS))])
     table = table[test]
+    return PlantedCohort(known[test], scores, values[test], touched_by(table, planted))
+
+
+def are_found(
+    touched: Mapping[str, npt.NDArray[np.bool_]], known: pl.DataFrame, patterns: Sequence[Pattern]
+) -> dict[str, list[str]]:
+    """Return of each that was planted the patterns, in words, of whose weeks it touched half, and a third of its own.
+
+    Args:
+        touched: marks its weeks, by name.
+        known: what is known of the weeks.
+        patterns: that were named.
+    """
+    found: dict[str, list[str]] = {name: [] for name in touched}
+    for pattern in patterns:
+        inside = holds(pattern, known)
+        for name, weeks in touched.items():
+            both = (inside & weeks).sum()
+            if 2 * both >= inside.sum() and 3 * both >= weeks.sum():
+                found[name].append(words(pattern))
+    return found
+
+
+def touched_by(table: pl.DataFrame, planted: Sequence[str]) -> dict[str, npt.NDArray[np.bool_]]:
+    """Mark the weeks of a table of simulated ones that each of `planted` touched."""
     touched = {
         WATCH: table["device"].to_numpy() == FIRST_GENERATION.name,
         EXERCISE: table["true_workouts"].to_numpy() == WORKOUTS,
         TRAVEL: table["true_travel_hours"].to_numpy() != 0,
     }
-    return PlantedCohort(known[test], scores, values[test], {name: touched[name] for name in planted})
+    return {name: touched[name] for name in planted}
 
 
 def _piece(seed: int, planted: tuple[str, ...], users: int, worn_at_night: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return what is known of the weeks, and the table of them."""
-    with _worn_at_night() if worn_at_night else nullcontext():
+    with all_nights_worn() if worn_at_night else nullcontext():
         weeks = simulate(
             users, 1, seed, effect_scale=EFFECT_SCALE, base_rates=dict.fromkeys(CONDITIONS, BASE_RATE), planted=planted
         )
@@ -106,7 +126,8 @@ def _piece(seed: int, planted: tuple[str, ...], users: int, worn_at_night: bool)
     return known, weeks.table
 
 
-def _worn_at_night() -> AbstractContextManager[object]:
+def all_nights_worn() -> AbstractContextManager[object]:
+    """Let all who are simulated within wear the watch every night."""
     traits = [replace(it, centre=1.0, spread=0.0) if it.name == "night_wear" else it for it in TRAITS]
     return patch.object(people, "TRAITS", tuple(traits))
 

@@ -1,9 +1,13 @@
-"""What is planted in simulated cohorts is found by `find_patterns`, and in clean ones nothing is named."""
+"""What is planted in simulated cohorts is found, of a logistic regression's scores by `find_patterns` and of a trained
+network's by the callback, and in clean ones nothing is named."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from planted_cohorts import planted_cohort
+from planted_networks import trained
 
 from heartnet.simulate.planted import PLANTED, WATCH
 
@@ -33,6 +37,25 @@ def test_nothing_is_named_in_nineteen_of_twenty_clean_ones() -> None:
         for i, it in enumerate((cohort, cohort.drawn_anew(seed))):
             silent[i] += not it.search().patterns
     assert min(silent) >= 19, silent
+
+
+def test_of_few_people_with_scores_that_tell_nothing_the_callback_names_nothing(tmp_path: Path) -> None:
+    it = trained(0, tmp_path, "data.users=400", "trainer.max_epochs=1", "module.learning_rate=1e-9")
+    assert it["planted"] == {name: [] for name in PLANTED}
+    assert it["people"] > 200
+
+
+@pytest.mark.slow
+def test_of_a_trained_network_the_callback_names_all_that_is_planted(tmp_path: Path) -> None:
+    planted = trained(0, tmp_path)["planted"]
+    assert list(planted) == list(PLANTED)
+    assert all(planted.values()), planted
+
+
+@pytest.mark.slow
+def test_of_a_network_trained_on_a_clean_cohort_it_names_nothing(tmp_path: Path) -> None:
+    it = trained(0, tmp_path, clean=True)
+    assert not it["patterns"], it["tried"]
 
 
 @pytest.mark.slow

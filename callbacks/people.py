@@ -55,7 +55,7 @@ class People(OnPredictions):
 
     Logs, for each split, `val` or `test`, and condition:
         `people/{split}/{way}_auroc/{condition}`, `…/{way}_brier/…`, `…/{way}_slope/…`: of people; with `_low` and
-        `_high` behind their name the interval.
+        `_high` behind their name the interval, of ten people with it and ten without, or more.
         `people/{split}/week_auroc/{condition}`, `…/gain/…`: likewise; of single weeks, and what people gain over them.
         `people/{split}/{condition}`: the picture.
         `people/{split}/{condition}/table`: ways and wear as tables (text).

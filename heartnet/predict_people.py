@@ -142,8 +142,11 @@ def _why_none(chosen: Chosen) -> str:
     asked, data = (chosen.configuration.get(name) for name in ("callbacks", "data"))
     if not isinstance(asked, Mapping) or "people" not in asked:
         return "train it with +callbacks=people"
-    if isinstance(data, Mapping) and data.get("val_share") == 0 and not data.get("folds"):
-        return "it chooses one on the validation split, which data.val_share=0 leaves empty"
+    of_fold = "" if chosen.fold is None else " of each fold"
+    if isinstance(data, Mapping) and data.get("split_by") == "week":
+        return "weeks were split and not people, and it chooses one on people of the validation"
+    if isinstance(data, Mapping) and data.get("val_share") == 0:
+        return f"it chooses one on the validation split{of_fold}, which data.val_share=0 leaves empty"
     return "it had +callbacks=people, and no choice stands in this checkpoint"
 
 

@@ -239,7 +239,7 @@ def test_people_are_scored_as_their_fold_chose(whole: Whole) -> None:
         assert whole.scalar(f"people/test/mean_logit_auroc/{target}") == pytest.approx(right / pairs, abs=1e-6)
         finding = whole.finding("people", f"test: {target}")
         assert f"of {len(person)} people" in finding.message
-        assert f"For {target} mean_logit was chosen, AUROC within folds 0." in finding.message
+        assert f"For {target} mean_logit was chosen. AUROC within folds 0." in finding.message
 
 
 def test_patterns_are_looked_for_on_one_level_and_not_in_folds(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 import pytorch_lightning as lightning
 import torch
+import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -33,9 +34,8 @@ from heartnet.figure_people import people_figure
 from heartnet.findings import FILE, Finding, latest, read_jsonl
 from heartnet.on_predictions import PredictedSplit
 from heartnet.people import FALLBACK, KEY, LEARNED, Way, person_table, sigmoid
-from heartnet.predict_people import PEOPLE_COLUMNS
+from heartnet.predict_people import PEOPLE_COLUMNS, _why_none
 from heartnet.predicted import Predicted
-from heartnet.resampling import Interval
 from heartnet.store import write_store
 from heartnet.tasks import Synthetic
 from heartnet.weeks import Weeks
@@ -113,7 +113,7 @@ def test_a_run_its_checkpoints_and_predict(tmp_path: Path, capsys: pytest.Captur
     events.Reload()
     tags = events.Tags()
     assert "people/test/diabetes" in tags["images"]
-    assert {"people/test/mean_logit_auroc/diabetes", "people/val/gain_low/diabetes"} <= set(tags["scalars"])
+    assert {"people/test/mean_logit_auroc/diabetes", "people/val/gain/diabetes"} <= set(tags["scalars"])
 
     # What predict makes of the checkpoint is what the ways make of the run's own test.
     write_store(data.weeks, tmp_path / "weeks")
@@ -237,6 +237,18 @@ def test_predict_by_user_of_a_run_without_a_choice(tmp_path: Path, capsys: pytes
     found = pl.read_parquet(tmp_path / "x.parquet")
     assert found["way"].unique().to_list() == [FALLBACK]
     assert found.filter(pl.col("target") == "diabetes")["value"].null_count() == 1
+    folder = tmp_path / "config.yaml"
+    for callbacks, options, why in (
+        ({"people": {}}, {"val_share": 0}, "the validation split, which data.val_share=0 leaves empty"),
+        ({"people": {}}, {"val_share": 0, "folds": 5}, "the validation split, which data.val_share=0 leaves empty"),
+        ({"people": {}}, {"val_share": 0.2, "split_by": "week"}, "weeks were split and not people"),
+        ({"people": {}}, {"val_share": 0.2}, "no choice stands in this checkpoint"),
+        ({}, {"val_share": 0.2}, "train it with +callbacks=people"),
+    ):
+        folder.write_text(yaml.safe_dump({"callbacks": callbacks, "data": options}))
+        said = _why_none(choose_checkpoint(tmp_path))
+        assert why in said
+    folder.unlink()
     for by, expected in (
         ("people", "must be week, user"), ("user=", "must be week, user"), ("user=mea", "Did you mean 'mean'"),
         ("user=learned", "those that a run chose"),
@@ -376,13 +388,15 @@ def test_what_the_finding_says() -> None:
     few, _ = judged(0, 12, 4, 0.6)
     assert few.status == "unknown"
     assert "too few" in few.message
+    assert re.search(r"AUROC \d\.\d{3}; of so few no interval would hold", few.message)
     one, _ = judged(0, 100, 1, 0.6)
     assert (one.status, "nothing to combine" in one.message) == ("unknown", True)
     noise, _ = judged(1, 100, 3, 0.0)
     assert "cannot be told from chance" in noise.message
-    none = Interval(math.nan, math.nan, math.nan)
-    apart = replace(it, folds=True, ways={it.taken: replace(it.ways[it.taken], auroc=none)})
-    assert "No fold tests both" in people_finding(apart, "test").message
+    apart = people_finding(replace(it, one_class=True), "test")
+    assert apart.status == "unknown"
+    assert "no fold tests both people with it and people without" in apart.message
+    assert "AUROC of all folds together 0." in apart.message
     wrong, _ = judged(0, 300, 4, 0.6, chosen=Way("noisy_or"))
     assert wrong.status == "warn"
     assert "worse here than" in wrong.message

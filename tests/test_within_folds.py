@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from heartnet.datamodule import WeeksDataModule
 from heartnet.diagnostics.people_scores import OWN, people_scores
-from heartnet.diagnostics.people_verdicts import people_finding
+from heartnet.diagnostics.people_verdicts import people_finding, people_markdown
 from heartnet.diagnostics.score_quality import quality
 from heartnet.diagnostics.score_verdicts import quality_findings
 from heartnet.diagnostics.within_folds import auroc_within, on_one_level
@@ -176,3 +176,45 @@ def test_folds_that_choose_different_ways() -> None:
     same = people_scores("x", table, score, users, chosen={"a": Way("mean"), "b": Way("mean")}, draws=100)
     assert same.taken == "mean"
     assert same.ways["mean"].auroc.value == within(table["mean"].to_numpy())
+
+
+def people_of(count: int, seed: int = 0) -> tuple[pl.DataFrame, Any, Any]:
+    """Return the table of people with three weeks each, their names, and the scores of weeks, which tell perfectly."""
+    has = (np.arange(count) % 2).astype(float)
+    logit = (6 * has[:, None] + np.random.default_rng(seed).normal(size=(count, 3))).ravel()
+    users = np.repeat([f"user-{i:03d}" for i in range(count)], 3)
+    weeks = pl.DataFrame(
+        {
+            "model": "network", "user_id": users, "week": np.arange(3 * count), "target": "x", "split": "test",
+            "value": np.repeat(has, 3), "logit": logit, "score": sigmoid(logit), "wear_hours": 100.0,
+        }
+    )  # fmt: skip
+    return person_table(weeks.lazy(), ("x",)), users, weeks["score"].to_numpy()
+
+
+def test_of_few_people_there_is_no_interval_of_no_width() -> None:
+    table, users, score = people_of(8)
+    it = people_scores("x", table, score, users, draws=100)
+    assert it.few
+    assert it.ways["mean_logit"].auroc.value == 1
+    for each in (it.week, it.gain, *(getattr(it.ways["mean"], name) for name in ("auroc", "brier", "slope", "worse"))):
+        assert np.isnan([each.low, each.high]).all()
+    assert "1.000 (no interval)" in people_markdown(it)
+    assert "AUROC 1.000; of so few no interval would hold" in people_finding(it, "test").message
+    many = people_scores("x", *(people_of(40)[i] for i in (0, 2, 1)), draws=100)
+    assert np.isfinite(many.ways["mean"].brier.low)
+
+
+def test_where_each_person_is_a_fold_people_of_all_folds_are_a_hint() -> None:
+    table, users, score = people_of(24)
+    table = table.with_columns(pl.col("user_id").alias(FOLD))
+    it = people_scores("x", table, score, users, chosen=dict.fromkeys(table[FOLD]), draws=100)
+    assert it.one_class
+    assert not it.folds
+    assert it.ways["mean_logit"].auroc.value == 1
+    found = people_finding(it, "test")
+    assert found.status == "unknown"
+    assert "no fold tests both people with it and people without" in found.message
+    assert "data.folds=5" in found.message
+    assert "AUROC of all folds together 1.000" in found.message
+    assert "| AUROC of all folds together |" in people_markdown(it)

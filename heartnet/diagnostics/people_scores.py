@@ -35,7 +35,8 @@ _NONE = Interval(math.nan, math.nan, math.nan)
 
 @dataclass(frozen=True)
 class WayScore:
-    """How good the scores that a way makes of people are; intervals are from resampling people.
+    """How good the scores that a way makes of people are; intervals are from resampling people, and of fewer than
+    `FEWEST` people with the condition or without there are none: of three that are ranked rightly each draw is.
 
     Attributes:
         auroc: with its interval.
@@ -51,6 +52,10 @@ class WayScore:
     slope: Interval
     offset: Interval
     worse: Interval
+
+    def bare(self) -> WayScore:
+        """Return it without intervals."""
+        return WayScore(*map(_bare, (self.auroc, self.brier, self.slope, self.offset, self.worse)))
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ class PeopleScores:
         taken: the name in `ways` of what was taken: the kind of `chosen`, or `OWN` where folds chose differently.
         validated: whether it was chosen on a validation.
         folds: whether the people are of several folds, and each AUROC is within them.
+        one_class: whether the people are of several folds of which none has both classes, as where each person is a
+            fold; each AUROC is then of all people together, and says little.
     """
 
     target: str
@@ -89,6 +96,7 @@ class PeopleScores:
     taken: str = FALLBACK
     validated: bool = True
     folds: bool = False
+    one_class: bool = False
 
     @property
     def few(self) -> bool:
@@ -120,7 +128,7 @@ def people_scores(
 
     Of a cross-validation nothing is chosen here: each person's score is made in the way that their fold chose on its
     validation, or by the fallback where it has none. `LEARNED` stands beside it, cross-fitted over people of all folds.
-    Each AUROC is one within folds, of pairs of people whom one network scored.
+    Each AUROC is one within folds, of pairs of people whom one network scored, if there are any.
 
     Args:
         target: the condition.
@@ -158,11 +166,17 @@ def people_scores(
             scores[LEARNED] = chosen.scores(known)
         taken = chosen.kind
     fold = known[FOLD].to_numpy() if of_folds else np.zeros(len(known))
+    one_class = all(len(np.unique(value[fold == each])) == 1 for each in np.unique(fold))
+    if one_class:
+        fold = np.zeros(len(known))
     ways = {name: _scored(each, scores[FALLBACK], value, fold, draws, seed) for name, each in scores.items()}
     week, gain = _gain(scores[taken], value, fold, known["user_id"].to_numpy(), score, user, draws, seed)
+    if bare.few:
+        ways, week, gain = {name: way.bare() for name, way in ways.items()}, _bare(week), _bare(gain)
     return replace(
-        bare, ways=ways, chosen=chosen, taken=taken, validated=validated, folds=of_folds, week=week, gain=gain
-    )
+        bare, ways=ways, chosen=chosen, taken=taken, validated=validated, folds=of_folds and not one_class,
+        one_class=one_class, week=week, gain=gain,
+    )  # fmt: skip
 
 
 def choice(table: pl.DataFrame, *, draws: int = 1000, seed: int = 0) -> Way:
@@ -268,6 +282,10 @@ def _of_folds(known: pl.DataFrame, own: Mapping[str, Way], scores: Mapping[str, 
     for name, way in own.items():
         found[fold == name] = way.scores(known.filter(pl.col(FOLD) == name))
     return OWN, found
+
+
+def _bare(it: Interval) -> Interval:
+    return Interval(it.value, math.nan, math.nan)
 
 
 def _row(statistic: Statistic) -> Statistic:

@@ -7,6 +7,7 @@ import math
 from heartnet.diagnostics.comparison import FEWEST
 from heartnet.diagnostics.people_scores import OWN, PeopleScores
 from heartnet.diagnostics.wear_reliability import WearBand, WearReliability
+from heartnet.diagnostics.within_folds import ONE_CLASS
 from heartnet.findings import Finding, Status
 from heartnet.people import FALLBACK, LEARNED, WAYS
 from heartnet.resampling import Interval
@@ -46,19 +47,23 @@ def people_finding(it: PeopleScores, split: str, *, simulated: bool = False, ste
             f"fewer than {FEWEST} of each are too few to compare ways of making one score of several weeks; the "
             f"{WAYS[FALLBACK]} is taken."
         )
+        if it.ways:
+            message += f" {_measure(it)} {it.ways[it.taken].auroc.value:.3f}; of so few no interval would hold."
         return finding("unknown", message)
     chosen = it.ways[it.taken]
-    if it.folds and math.isnan(chosen.auroc.value):
-        message = f"No fold tests both {kind} with it and without, so nothing can be told. Test more people a fold."
-        return finding("unknown", message)
+    if it.one_class:
+        message = (
+            f"The levels of networks decide here, and these numbers are no more than a hint: {ONE_CLASS}. "
+            f"{_measure(it)} {chosen.auroc} of {it.people:,} {kind}, {it.week} of single weeks. {_capital(_taken(it))}."
+        )
+        return finding("unknown", message, chosen.auroc.value)
     if not it.several:
         message = f"One week a person, so there is nothing to combine. AUROC {chosen.auroc} of {it.people:,} {kind}."
         return finding("unknown", message, chosen.auroc.value)
-    measure = "AUROC within folds" if it.folds else "AUROC"
     numbers = (
-        f"For {it.target} {_taken(it)}. {measure} {chosen.auroc} of {it.people:,} {kind}, {it.week} of single weeks "
-        f"({it.weeks / it.people:.1f} a person): {_signed(it.gain)}. Brier score {chosen.brier}, calibration slope "
-        f"{chosen.slope}."
+        f"For {it.target} {_taken(it)}. {_measure(it)} {chosen.auroc} of {it.people:,} {kind}, {it.week} of single "
+        f"weeks ({it.weeks / it.people:.1f} a person): {_signed(it.gain)}. Brier score {chosen.brier}, calibration "
+        f"slope {chosen.slope}."
     )
     if chosen.worse.low > 0:
         message = (
@@ -119,7 +124,7 @@ def wear_markdown(it: WearReliability) -> str:
 def people_markdown(it: PeopleScores) -> str:
     """Return the ways as a table in Markdown."""
     lines = [
-        "| one score a person | AUROC | Brier score | calibration slope |",
+        f"| one score a person | {_measure(it)} | Brier score | calibration slope |",
         "|---|---:|---:|---:|",
         f"| single weeks, each by itself | {_shown(it.week)} | | |",
     ]
@@ -128,6 +133,16 @@ def people_markdown(it: PeopleScores) -> str:
         mark = ", **taken**" if name == it.taken else ""
         lines.append(f"| {name}: {words}{mark} | {_shown(way.auroc)} | {_shown(way.brier)} | {_shown(way.slope)} |")
     return "\n".join(lines)
+
+
+def _measure(it: PeopleScores) -> str:
+    if it.one_class:
+        return "AUROC of all folds together"
+    return "AUROC within folds" if it.folds else "AUROC"
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _taken(it: PeopleScores) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -124,7 +125,10 @@ class LossPatterns(OnPredictions):
             title = f"Where scores tell less, {predicted.title} split: the people kept aside"
             draw(trainer, tag, forest_figure(pattern_rows(found.patterns), title, **about))
         about |= {"augmentation": _augmentation(pl_module), "more": more_people(split, predicted.by, predicted.data)}
-        return pattern_findings(found, split, sampled=weeks.sampled, **about)
+        words = f"{FILES[split]} has all numbers"
+        words += f", {STRATA_FILES[split]} those of {', '.join(self.strata)}" if self.strata else ""
+        judged = pattern_findings(found, split, sampled=weeks.sampled, **about)
+        return [replace(each, message=f"{each.message} The file {words}.") for each in judged]
 
 
 def _write(found: Mapping[str, Any], file: Path) -> None:

@@ -170,6 +170,7 @@ def test_it_leaves_no_trace_and_says_when_people_are_few(tmp_path: Path, kind: s
     assert ends[0][1:] == ends[1][1:]
     (said,) = findings(folder)
     assert (said.status, said.where) == ("unknown", "val")
+    assert said.message.endswith(" The file val_loss_patterns.json has all numbers, val_strata.csv those of sex.")
     assert "are too few to look" in said.message
     assert pl.read_csv(folder / "val_strata.csv")["too_few"].all()
 

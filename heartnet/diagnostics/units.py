@@ -104,20 +104,21 @@ def unit_meanings(
     numbers = np.concatenate([np.arange(each.units) for each in layers])
     names = tuple(each.layer for each in layers for _ in range(each.units))
     ranks = [_centred_ranks(np.concatenate([to_cells(each.weeks[w], grids[w]) for each in layers])) for w in weeks]
-    spectra = [rfft(each, axis=1) for each in ranks]
+    spectra = [rfft(each, axis=1) if shifts else None for each in ranks]
+    steps = [_in_cells(lags, readings[w], grids[w]) for w in weeks]
     known = list(dict.fromkeys(name for each in signals for name in each))
     found = []
     for name in known:
         binary = all(is_mark(each[name]) for each in signals if name in each)
         used, circles = [], []
         for w in weeks:
-            circle = _circle(ranks[w], spectra[w], signals[w].get(name), grids[w], binary)
+            circle = _circle(ranks[w], spectra[w], signals[w].get(name), grids[w], binary, steps[w])
             if circle is not None:
                 used.append(w)
                 circles.append(circle)
         if used:
-            steps = [_in_cells(lags, readings[w], grids[w]) for w in used]
-            found.append(_meaning(name, binary, names, numbers, used, circles, steps, lags, shifts, seed, len(known)))
+            at = [steps[w] if shifts else np.arange(len(lags)) for w in used]
+            found.append(_meaning(name, binary, names, numbers, used, circles, at, lags, shifts, seed, len(known)))
     return found
 
 
@@ -166,14 +167,34 @@ def _above(meaning: Meaning, unit: int, effect: float, weekly: np.ndarray, margi
 
 def _centred_ranks(rows: np.ndarray) -> Float32[np.ndarray, "unit cell"]:
     """Return ranks around 0, exact in float32: halves below 2¹¹."""
-    ranks: np.ndarray = rankdata(rows, axis=1) - (rows.shape[1] + 1) / 2
-    return ranks.astype(np.float32)
+    # Sorted as whole numbers that hold the place in their last bits, which takes a third of the time of `rankdata`.
+    count = rows.shape[1]
+    bits = (rows.astype(np.float32) + np.float32(0)).view(np.int32)  # the two zeros are one
+    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64) << 32 | np.arange(count)
+    keys.sort(axis=1)
+    place, values = keys & 0xFFFFFFFF, keys >> 32
+    new = np.ones((len(rows), count + 1), dtype=bool)
+    new[:, 1:-1] = values[:, 1:] != values[:, :-1]
+    # Of a run of equal values, the first and the one after the last; all in one row, since every row begins anew.
+    starts = np.flatnonzero(new[:, :-1])
+    lengths = np.diff(np.append(starts, values.size))
+    middle = (starts % count + (lengths - count) / 2).astype(np.float32)
+    ranks = np.empty(rows.shape, dtype=np.float32)
+    np.put_along_axis(ranks, place, np.repeat(middle, lengths).reshape(rows.shape), axis=1)
+    return ranks
 
 
 def _circle(
-    ranks: np.ndarray, spectrum: np.ndarray, signal: np.ndarray | None, cells: int, binary: bool
+    ranks: np.ndarray,
+    spectrum: np.ndarray | None,
+    signal: np.ndarray | None,
+    cells: int,
+    binary: bool,
+    steps: np.ndarray,
 ) -> Float32[np.ndarray, "unit cell"] | None:
     """Return the effect of each unit on a signal that comes each number of cells earlier; None if it says nothing.
+
+    Without a spectrum, only the effects at `steps` are worked out, in their order.
 
     Where the signal is unknown, those cells are left out, and ranks are taken anew among the others.
     """
@@ -185,7 +206,7 @@ def _circle(
         if known.sum() < 4 * _LEAST_CELLS:
             return None
         ranks, values = _centred_ranks(ranks[:, known]), values[known]
-        spectrum = rfft(ranks, axis=1)
+        spectrum = None if spectrum is None else rfft(ranks, axis=1)
     count = len(values)
     if binary:
         values = values >= 0.5
@@ -201,8 +222,11 @@ def _circle(
         weight = own / np.linalg.norm(own)
         norms = np.linalg.norm(ranks, axis=1)
         scale = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
-    turned = np.conj(rfft(weight)).astype(np.complex64)
-    found: np.ndarray = irfft(spectrum * turned, n=count, axis=1)
+    found: np.ndarray
+    if spectrum is None:
+        found = ranks @ np.stack([np.roll(weight, step) for step in steps], axis=1).astype(np.float32)
+    else:
+        found = irfft(spectrum * np.conj(rfft(weight)).astype(np.complex64), n=count, axis=1)
     found *= scale[:, None].astype(np.float32)
     return found
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from heartnet.diagnostics.activations import ACTIVATIONS
-from heartnet.diagnostics.dead_units import LayerUnits, look
+from heartnet.diagnostics.dead_units import READINGS, LayerUnits, look, some_rows
 from heartnet.diagnostics.recurrent import layers_of
 from heartnet.diagnostics.saturation import gate_shares, gates, stuck
 from heartnet.diagnostics.unit_counts import unit_counts
@@ -356,6 +356,18 @@ def test_values_that_are_not_finite_are_not_silence() -> None:
     units = looked(network, torch.rand(20, 3))["first"]
     assert not units.silent[0]
     assert math.isnan(units.active[0])
+
+
+def test_of_long_weeks_a_look_takes_two() -> None:
+    long = {"inputs": torch.rand(8, READINGS // 2, 3), "lengths": torch.arange(8), "scale": torch.ones(3)}
+    some = some_rows(long)
+    assert torch.equal(some["inputs"], long["inputs"][[0, 7]])
+    assert some["lengths"].tolist() == [0, 7]
+    assert some["scale"] is long["scale"]
+    assert len(some_rows({"inputs": torch.rand(8, READINGS * 3, 1)})["inputs"]) == 2
+    assert len(some_rows({"inputs": torch.rand(8, READINGS // 5, 1)})["inputs"]) == 5
+    for batch in ({"inputs": torch.rand(8, READINGS // 8, 3)}, {"x": long["inputs"]}, (long["inputs"],)):
+        assert some_rows(batch) is batch
 
 
 def test_a_look_leaves_no_trace() -> None:

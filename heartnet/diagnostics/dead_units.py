@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from heartnet.diagnostics.activations import Activation, Place, Trace
 from heartnet.diagnostics.layers import plain_name
 from heartnet.diagnostics.recurrent import layers_of
-from heartnet.diagnostics.replay import Replay
+from heartnet.diagnostics.replay import Replay, rows_of
 from heartnet.diagnostics.saturation import GATES, gate_shares, gates, sequences, stuck
 from heartnet.diagnostics.unit_counts import spread_sample, unit_counts, varies
 from heartnet.diagnostics.valid_steps import ValidSteps
+
+READINGS = 2 * 4096
+"""Readings of a batch that are looked at, padding included; of longer sequences two."""
 
 _LONG = 0.95  # of the time
 _ROUNDING = 1e-5  # of the largest value: what varies less does not vary
@@ -105,6 +108,19 @@ def look(
         return _look(module, batch, index, context, prefix, graph=False)
     except Exception:
         return _look(module, batch, index, context, prefix, graph=True)
+
+
+def some_rows(batch: Any) -> Any:
+    """Return as many samples of a batch of sequences, `inputs` [batch, time, channel], as a look needs, at least two.
+
+    A look at two long weeks finds the same units as one at eight: those that only others wake get a gradient there, or
+    are seen between looks. Anything else than a dict with `inputs` stays as it is.
+    """
+    inputs = batch.get("inputs") if isinstance(batch, Mapping) else None
+    if not isinstance(inputs, Tensor) or inputs.dim() != 3:
+        return batch
+    count = max(READINGS // inputs.shape[1], 2)
+    return rows_of(batch, np.linspace(0, len(inputs) - 1, count).astype(int).tolist()) if count < len(inputs) else batch
 
 
 def unseen(module: nn.Module, prefix: str = "") -> dict[str, str]:

@@ -207,7 +207,7 @@ def test_one_can_page_through_wins_and_losses(run: Path) -> None:
     groups_of: dict[str, list[str]] = {}
     for each in inputs:
         groups_of.setdefault(str(each["name"]), []).append(str(each["id"]))
-    assert [len(ids) for ids in groups_of.values()] == [6, 6, 6, 6], "test, two conditions; validation; a fold"
+    assert [len(ids) for ids in groups_of.values()] == [6, 6, 6], "test, two conditions; a fold"
     assert [each["id"] for each in inputs if "checked" in each] == [ids[0] for ids in groups_of.values()]
     labels = [str(attributes["for"]) for tag, attributes in reader.elements if tag == "label"]
     assert set(labels) == {str(each["id"]) for each in inputs}
@@ -224,6 +224,8 @@ def test_one_can_page_through_wins_and_losses(run: Path) -> None:
         "sex female, BMI 27.2, hours worn 101, readings 3,210"
     )
     words = " ".join(reader.text.split())
+    assert "6 pictures are left out" in words, "the validation's, whose weeks are in a table"
+    assert "diabetes validation; 6 weeks" in words
     assert "1 of 6: false positive, has it not, but scored high" in words
     assert "a table" not in words
     assert "device" not in words[words.index("Wins and losses The weeks") : words.index("Curves Over")]

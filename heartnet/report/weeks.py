@@ -92,6 +92,8 @@ def conditions_of(
 ) -> tuple[list[ShownCondition], int]:
     """Return the weeks by condition, and how many pictures are left out.
 
+    Where the test's weeks are drawn, those of the validation are in the tables only: they would double the page.
+
     Args:
         tables: by part, as `read_weeks` returns them.
         parts: what was logged, by part; the newest picture of each tag is shown.
@@ -102,9 +104,11 @@ def conditions_of(
     pictures: dict[tuple[str, ...], ShownPicture] = {}
     left_out = 0
     for part, logged in parts.items():
-        for tag, each in sorted(logged.pictures.items(), key=lambda item: item[0].partition("/test/")[1] == ""):
-            if found := _TAG.fullmatch(tag):
-                shown = shown_picture(each[-1], budget)
+        tags = {tag: found for tag in logged.pictures if (found := _TAG.fullmatch(tag))}
+        drawn = next((split for split in _SPLITS if any(found[1] == split for found in tags.values())), "")
+        for tag, each in logged.pictures.items():
+            if found := tags.get(tag):
+                shown = shown_picture(each[-1], budget if found[1] == drawn else 0)
                 budget -= len(shown.data) * 3 // 4
                 left_out += not shown.data
                 pictures[(part, *found.groups())] = shown

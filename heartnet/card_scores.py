@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,9 @@ from heartnet.diagnostics.people_scores import people_scores
 from heartnet.diagnostics.people_verdicts import people_finding, people_markdown, wear_markdown
 from heartnet.diagnostics.score_quality import agreement, quality
 from heartnet.diagnostics.wear_reliability import wear_reliability
-from heartnet.diagnostics.within_folds import on_one_level
+from heartnet.diagnostics.within_folds import ONE_CLASS, on_one_level
 from heartnet.people import Way, person_table
-from heartnet.predictions import COLUMNS, FOLD, NETWORK, prediction_files, score_table
+from heartnet.predictions import COLUMNS, FOLD, NETWORK, aurocs_within, prediction_files, score_table
 from heartnet.resampling import Interval
 from heartnet.synthetic import TARGETS
 
@@ -86,7 +86,7 @@ def _conditions(mine: pl.DataFrame, targets: Sequence[str]) -> list[str]:
         "| calibration error, less luck |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    few, within = [], []
+    few, within, alone = [], [], []
     for target in targets:
         part = mine.filter(pl.col("target") == target)
         score, value = (part[name].to_numpy().astype(np.float64) for name in ("score", "value"))
@@ -94,6 +94,8 @@ def _conditions(mine: pl.DataFrame, targets: Sequence[str]) -> list[str]:
         it = quality(target, score, value, part["user_id"].to_numpy(), folds=folds, draws=_DRAWS)
         if not math.isnan(it.within.value):
             within.append(f"{target} {_shown(it.within)}")
+        elif folds is not None and it.calibration is not None:
+            alone.append(target)
         cells = [f"{it.weeks:,}", f"{it.having:,}", f"{it.without:,}", _shown(it.auroc), _shown(it.average_precision)]
         found = it.calibration
         cells += ["–"] * 3 if found is None else [_shown(each) for each in (found.brier, found.slope, found.error)]
@@ -105,6 +107,8 @@ def _conditions(mine: pl.DataFrame, targets: Sequence[str]) -> list[str]:
     if within:
         how = "The folds' networks need not score on one scale. With only such weeks compared as one network scored"
         lines += ["", f"{how}, the AUROC is: {', '.join(within)}."]
+    if alone:
+        lines += ["", f"{', '.join(alone)}: {ONE_CLASS}."]
     if few:
         lines += [
             "",
@@ -132,11 +136,21 @@ def _others(known: pl.DataFrame, targets: Sequence[str], kind: str) -> list[str]
     table = score_table(known, kind)
     models = table["model"].unique(maintain_order=True).to_list()
     title = "AUROC" if kind == "conditions" else "variance explained"
+    scores = {
+        target: dict(table.filter(pl.col("target") == target).select("model", score).iter_rows()) for target in targets
+    }
+    lines = _compared(title, models, scores)
+    within = aurocs_within(known)
+    if any(value == value for by_model in within.values() for value in by_model.values()):
+        lines += _compared("AUROC within folds", models, {target: within.get(target, {}) for target in targets})
+    return lines
+
+
+def _compared(title: str, models: Sequence[str], scores: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     lines = ["", f"| {title} | {' | '.join(models)} |", f"|---|{'---:|' * len(models)}"]
-    for target in targets:
-        part = table.filter(pl.col("target") == target)
-        values = dict(zip(part["model"], part[score], strict=True))
-        cells = ["–" if values.get(model) is None else f"{values[model]:.3f}" for model in models]
+    for target, by_model in scores.items():
+        values = [by_model.get(model) for model in models]
+        cells = ["–" if value is None or math.isnan(value) else f"{value:.3f}" for value in values]
         lines.append(f"| {target} | {' | '.join(cells)} |")
     return lines
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from heartnet.network_facts import decades, pace, silent, weights
-from heartnet.predictions import CEILING, FOLD, NETWORK, PREDICTED, prediction_files
+from heartnet.predictions import CEILING, FOLD, NETWORK, read_predictions
 from heartnet.report.folder import Run
 from heartnet.resampling import Interval
 
@@ -123,7 +123,7 @@ def rows_of(run: Run) -> list[Row]:
     if folds and state == "running" and not (run.folder / "predictions.parquet").is_file():
         return [replace(row, notes=(f"running, {folds} folds are tested so far",))]
     try:
-        predictions = _read(run.folder)
+        predictions = read_predictions(run.folder)
         models = predictions.group_by("model", maintain_order=True)
         scored = {str(model): _scored(frame, run) for (model,), frame in models}
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
@@ -191,18 +191,6 @@ def once(rows: Sequence[Row]) -> list[Row]:
     several = len({test for _, test in simple}) > 1
     named = [replace(row, name=f"{row.name}, test {row.test}") if several else row for row in simple.values()]
     return sorted(named, key=lambda row: (row.model == CEILING, row.test))
-
-
-def _read(folder: Path) -> pl.DataFrame:
-    """Return the columns `PREDICTED` and `FOLD` of all test predictions of a run."""
-    frames = []
-    for file in prediction_files(folder):
-        frame = pl.read_parquet(file, glob=False)
-        if FOLD not in frame.columns:
-            name = None if file.parent == folder else file.parent.relative_to(folder).as_posix()
-            frame = frame.with_columns(pl.lit(name, pl.String).alias(FOLD))
-        frames.append(frame.select(name for name in (*PREDICTED, FOLD) if name in frame.columns))
-    return pl.concat(frames)
 
 
 def _scored(frame: pl.DataFrame, run: Run) -> Scored:

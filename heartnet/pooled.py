@@ -91,8 +91,7 @@ class CrossValidation:
             file = self._written()
             if len(self._folds) == len(self._files) and self._folds:
                 self._look(trainer, module, file)
-            of_week = pl.scan_parquet(file, glob=False).select("week", FOLD).unique().collect()
-            predictions = read_predictions(self.folder).join(of_week, on="week", how="left", maintain_order="left")
+            predictions = read_predictions(self.folder)
             settings = settings_of(module, trainer)
             found = pooled_findings(predictions, data, trainer.global_step, settings, **_asked(trainer))
         except HeartnetError as error:

@@ -187,9 +187,18 @@ def prediction_files(folder: Path) -> list[Path]:
 
 
 def read_predictions(folder: Path) -> pl.DataFrame:
-    """Return the columns `PREDICTED` of all test predictions of a run, the network's first."""
-    frames = [pl.read_parquet(file, glob=False) for file in prediction_files(folder)]
-    return pl.concat([frame.select(name for name in PREDICTED if name in frame.columns) for frame in frames])
+    """Return the columns `PREDICTED` and `FOLD` of all test predictions of a run, the network's first.
+
+    The fold is the name of its folder; null where one network scored all weeks.
+    """
+    frames = []
+    for file in prediction_files(folder):
+        frame = pl.read_parquet(file, glob=False)
+        if FOLD not in frame.columns:
+            name = None if file.parent == folder else file.parent.relative_to(folder).as_posix()
+            frame = frame.with_columns(pl.lit(name, pl.String).alias(FOLD))
+        frames.append(frame.select(name for name in (*PREDICTED, FOLD) if name in frame.columns))
+    return pl.concat(frames)
 
 
 def scored_weeks(file: Path, target: str, without: Sequence[str] = ()) -> dict[str, npt.NDArray[Any]]:
@@ -221,23 +230,24 @@ def scored_weeks(file: Path, target: str, without: Sequence[str] = ()) -> dict[s
     }
 
 
-def aurocs_within(folder: Path) -> dict[str, float]:
-    """Return the network's AUROC within folds by condition, of a finished cross-validation; of another run nothing.
+def aurocs_within(predictions: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """Return the AUROC within folds by condition and model, of predictions of a cross-validation.
 
-    NaN where no fold has both classes. Of synthetic targets there is nothing either.
+    NaN where no fold has both classes. Of models with scores that are not finite there is nothing, nor of synthetic
+    targets, nor of a run of one network.
+
+    Args:
+        predictions: of `read_predictions`.
     """
-    file = folder / FILES["test"]
-    rows = pl.scan_parquet(file, glob=False) if file.is_file() else pl.LazyFrame()
-    if FOLD not in rows.collect_schema():
+    known = predictions.drop_nulls(("value", FOLD))
+    if known[FOLD].n_unique() < 2 or not known["value"].is_in([0.0, 1.0]).all():
         return {}
-    found = {}
-    for target in rows.select(pl.col("target").unique(maintain_order=True)).collect()["target"]:
-        weeks = scored_weeks(file, target)
-        if not np.isin(weeks["value"], [0, 1]).all():
-            return {}
-        if np.isfinite(weeks["score"]).all():
-            within = auroc_within(weeks["score"], weeks["value"], weeks["fold"])
-            found[target] = float(within(np.ones((len(weeks["value"]), 1)))[0])
+    found: dict[str, dict[str, float]] = {}
+    for (target, model), part in known.group_by("target", "model", maintain_order=True):
+        score, value = (part[name].to_numpy().astype(np.float64) for name in ("score", "value"))
+        if np.isfinite(score).all():
+            within = auroc_within(score, value, part[FOLD].to_numpy())
+            found.setdefault(str(target), {})[str(model)] = float(within(np.ones((len(value), 1)))[0])
     return found
 
 

@@ -17,6 +17,7 @@ from heartnet.features import HOURLY_SUMMARY, hourly_summary
 from heartnet.prediction_file import PredictionFile
 from heartnet.predictions import (
     COLUMNS,
+    FOLD,
     NETWORK,
     PREDICTED,
     known_of,
@@ -105,7 +106,7 @@ def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path: Path) -> None
     folder.mkdir()
     frame = pl.DataFrame({"model": [NETWORK]})
     frame.write_parquet(folder / "predictions.parquet")
-    assert read_predictions(folder).equals(frame)
+    assert read_predictions(folder).drop(FOLD).equals(frame)
 
 
 def test_one_row_a_week_target_and_model(make_weeks: MakeWeeks, tmp_path: Path) -> None:
@@ -136,6 +137,7 @@ def test_one_row_a_week_target_and_model(make_weeks: MakeWeeks, tmp_path: Path) 
         frame.write_parquet(tmp_path / folder / "predictions.parquet")
     everything = read_predictions(tmp_path)
     assert everything["model"].to_list() == [NETWORK] * 12 + ["metadata"] * 12
+    assert everything[FOLD].to_list() == (["fold-0"] * 6 + ["fold-1"] * 6) * 2
 
 
 def test_rows_hold_what_is_known_of_each_week(make_weeks: MakeWeeks) -> None:
@@ -276,5 +278,5 @@ def test_files_with_more_columns_are_read_beside_those_with_fewer(make_weeks: Ma
         tmp_path / "val_predictions.parquet"
     )
     found = read_predictions(tmp_path)
-    assert dict(found.schema) == PREDICTED
+    assert dict(found.schema) == PREDICTED | {FOLD: pl.String}
     assert found["model"].to_list() == [NETWORK] * 4 + ["metadata"] * 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import faults
@@ -21,6 +22,7 @@ from heartnet.findings import Finding
 from heartnet.people import LEARNED, Way, person_table, sigmoid
 from heartnet.pooled import pooled_findings
 from heartnet.predictions import FOLD
+from heartnet.resampling import Interval
 from heartnet.tasks import Conditions
 
 
@@ -71,8 +73,8 @@ def test_of_nothing_learned_with_each_person_a_fold_no_labels_are_called_inverte
     it = quality("x", score, value[person], person, folds=person, draws=200)
     found = quality_findings(it, "test")[0]
     assert it.auroc.high < 0.1
-    assert found.status == "warn"
-    assert "No fold has both" in found.message
+    assert found.status == "unknown"
+    assert "no fold tests both" in found.message
 
 
 def test_networks_on_different_scales_are_named_and_inverted_labels_are() -> None:
@@ -201,7 +203,8 @@ def test_of_few_people_there_is_no_interval_of_no_width() -> None:
         assert np.isnan([each.low, each.high]).all()
     assert "1.000 (no interval)" in people_markdown(it)
     assert "AUROC 1.000; of so few no interval would hold" in people_finding(it, "test").message
-    many = people_scores("x", *(people_of(40)[i] for i in (0, 2, 1)), draws=100)
+    table, users, score = people_of(40)
+    many = people_scores("x", table, score, users, draws=100)
     assert np.isfinite(many.ways["mean"].brier.low)
 
 
@@ -213,8 +216,11 @@ def test_where_each_person_is_a_fold_people_of_all_folds_are_a_hint() -> None:
     assert not it.folds
     assert it.ways["mean_logit"].auroc.value == 1
     found = people_finding(it, "test")
-    assert found.status == "unknown"
+    assert found.status == "pass"
     assert "no fold tests both people with it and people without" in found.message
     assert "data.folds=5" in found.message
     assert "AUROC of all folds together 1.000" in found.message
+    chance = people_scores("x", table, 1 - score, users, chosen=dict.fromkeys(table[FOLD]), draws=100)
+    blind = replace(chance, ways={"mean_logit": replace(chance.ways["mean_logit"], auroc=Interval(0.55, 0.3, 0.8))})
+    assert people_finding(blind, "test").status == "unknown"
     assert "| AUROC of all folds together |" in people_markdown(it)

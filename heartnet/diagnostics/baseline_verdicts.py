@@ -112,10 +112,7 @@ def _verdict(it: Comparison, about: About, margin: float, *, lost: bool, all_los
         )
         return _finding(it, about, "unknown", message)
     if it.one_class:
-        message = (
-            f"The levels of networks decide here, and these numbers are no more than a hint: {ONE_CLASS}. "
-            f"{it.measure}: {it.network}. {_beside(it)}"
-        )
+        message = f"It cannot be told which is better. {it.measure}: {it.network}. {_beside(it)} But {ONE_CLASS}."
         return _finding(it, about, "unknown", message, it.network.value, 0.5, "AUROC")
     if lost:
         return _lost(it, about, all_lost=all_lost)

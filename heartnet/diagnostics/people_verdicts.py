@@ -53,10 +53,12 @@ def people_finding(it: PeopleScores, split: str, *, simulated: bool = False, ste
     chosen = it.ways[it.taken]
     if it.one_class:
         message = (
-            f"The levels of networks decide here, and these numbers are no more than a hint: {ONE_CLASS}. "
-            f"{_measure(it)} {chosen.auroc} of {it.people:,} {kind}, {it.week} of single weeks. {_capital(_taken(it))}."
+            f"better than chance. {_measure(it)} {chosen.auroc} of {it.people:,} {kind}, {it.week} of single weeks. "
+            f"But {ONE_CLASS}. For {it.target} {_taken(it)}."
         )
-        return finding("unknown", message, chosen.auroc.value)
+        if chosen.auroc.low > 0.5:
+            return finding("pass", f"Scores of people tell {message}", chosen.auroc.value)
+        return finding("unknown", f"It cannot be told whether scores of people tell {message}", chosen.auroc.value)
     if not it.several:
         message = f"One week a person, so there is nothing to combine. AUROC {chosen.auroc} of {it.people:,} {kind}."
         return finding("unknown", message, chosen.auroc.value)
@@ -139,10 +141,6 @@ def _measure(it: PeopleScores) -> str:
     if it.one_class:
         return "AUROC of all folds together"
     return "AUROC within folds" if it.folds else "AUROC"
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
 
 
 def _taken(it: PeopleScores) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from heartnet.diagnostics.comparison import FEWEST
 from heartnet.diagnostics.score_quality import Agreement, Quality
+from heartnet.diagnostics.within_folds import ONE_CLASS
 from heartnet.findings import Finding, Status
 
 CHECK = "predictions"
@@ -143,13 +144,13 @@ def _of_folds(it: Quality, who: str) -> tuple[Status, str]:
     if not alone and within.high < 0.5 and it.auroc.high < 0.5:
         words = "It ranks the wrong way round: are labels inverted, or conditions exchanged?"
         return "fail", f"{numbers} {words}"
+    if alone:
+        told = f"better than chance. {numbers} But {ONE_CLASS}."
+        if within.low > 0.5:
+            return "pass", f"Scores tell {told}"
+        return "unknown", f"It cannot be told whether scores tell {told}"
     if not within.low > 0.5:
         words = "Within folds, where each network ranks by itself, it cannot be told from chance."
-        if alone:
-            words = (
-                "No fold has both, so only weeks of different networks are compared, of which one that learned nothing "
-                "ranks below 0.5. It cannot be told from chance; with fewer, larger folds it may be: data.folds=5."
-            )
         return "warn", f"{numbers} {words}{apart}"
     words = "" if apart else "Scores tell better than chance. "
     return ("warn" if apart else "pass"), f"{words}{numbers}{apart}"

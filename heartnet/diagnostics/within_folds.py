@@ -11,12 +11,12 @@ from heartnet.resampling import Statistic, auroc
 Floats = npt.NDArray[np.float64]
 
 ONE_CLASS = (
-    "no fold tests both people with it and people without, so only weeks of different networks can be compared, of "
-    "which those that learned nothing rank below 0.5; with fewer, larger folds it can be told (data.folds=5)"
+    "no fold tests both people with it and people without, so only weeks of different networks can be compared: chance "
+    "then lies below 0.5, and the networks' levels blur the ranking; fewer, larger folds tell more (data.folds=5)"
 )
-"""What has to be said where no fold has both classes, as where each person is a fold: an AUROC of all weeks is then no
-more than a hint (A. Airola and others, "An experimental comparison of cross-validation techniques for estimating the
-area under the ROC curve", Computational Statistics & Data Analysis 55, 2011)."""
+"""What has to be said where no fold has both classes, as where each person is a fold (A. Airola and others, "An
+experimental comparison of cross-validation techniques for estimating the area under the ROC curve", Computational
+Statistics & Data Analysis 55, 2011). An AUROC of all weeks above 0.5 still tells, one at it or below does not."""
 
 
 def auroc_within(

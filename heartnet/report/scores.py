@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from heartnet.diagnostics.within_folds import ONE_CLASS
 from heartnet.report.curves import short
 
 POOLED = "Folds are pooled: each week is scored by the network that had not seen its person."
@@ -74,26 +75,26 @@ def scores_of(predictions: pl.DataFrame | None, simulated: bool, notes: Sequence
 
 def pooled_lines(folder: Path) -> list[str]:
     """Return what one has to know of scores of all folds of a cross-validation; nothing of another run."""
+    from heartnet.predictions import aurocs_within, read_predictions  # takes a while
+
     if not any(folder.glob("fold-*/predictions.parquet")):
         return []
-    known = within_words(folder)
-    if not known:
-        return [POOLED]
-    return [
-        POOLED,
-        "Networks need not score on one scale, and an AUROC over all weeks pays for that. Of the network,",
-        f"with only such weeks compared as one network scored: {known}.",
-    ]
-
-
-def within_words(folder: Path) -> str:
-    """Return the network's AUROCs within folds, as a list in words; empty if there are none."""
-    from heartnet.predictions import aurocs_within  # takes a while
-
-    within: dict[str, float] = {}
+    within: dict[str, dict[str, float]] = {}
     with suppress(pl.exceptions.PolarsError, OSError):  # the table was made of what can be read
-        within = aurocs_within(folder)
-    return ", ".join(f"{target} {value:.3f}" for target, value in within.items() if value == value)
+        within = aurocs_within(read_predictions(folder))
+    told = {target: {model: each for model, each in it.items() if each == each} for target, it in within.items()}
+    lines = [
+        f"{target}: {', '.join(f'{model} {each:.3f}' for model, each in it.items())}."
+        for target, it in told.items()
+        if it
+    ]
+    if lines:
+        lines = [
+            "Networks of folds need not score on one level, which an AUROC of all weeks pays for. Within folds it is",
+            *lines,
+        ]
+    lines += [f"{target}: {ONE_CLASS}." for target, it in told.items() if not it and within[target]]
+    return [POOLED, *lines]
 
 
 def _cells(

@@ -113,8 +113,8 @@ class Panel:
         for run in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
             if len(run) < 2:
                 continue
-            at = np.concatenate([run, run[::-1]])
-            heights = np.concatenate([high[run], low[run[::-1]]])
+            at = np.concatenate([run, run[::-1], run[:1]])
+            heights = np.concatenate([high[run], low[run[::-1]], high[run[:1]]])
             corners.append(np.stack([self.across(x[at]), self.up(heights)], axis=1))
             codes.append(np.array([Path.MOVETO, *[Path.LINETO] * (len(at) - 2), Path.CLOSEPOLY], dtype=np.uint8))
         if corners:

@@ -43,7 +43,7 @@ class Memory(lightning.Callback):
 
 def rows(*, quick: bool = False) -> list[Row]:
     sys.path.insert(0, str(ROOT))
-    import train
+    from heartnet.built import build
     from heartnet.terminal import quiet_lightning
 
     quiet_lightning()
@@ -53,7 +53,7 @@ def rows(*, quick: bool = False) -> list[Row]:
         config = compose(
             "config", [*overrides, "+callbacks=all", "trainer.max_epochs=4", "trainer.enable_progress_bar=false"]
         )
-        data, module, trainer = train.build(config, Path(folder))
+        data, module, trainer = build(config, Path(folder))
         ours = [each for each in trainer.callbacks if type(each).__module__.startswith("callbacks.")]
         for each in ours:
             timed(each, spent)

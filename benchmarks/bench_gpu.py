@@ -126,11 +126,11 @@ class Bench:
 
     def __init__(self, device: torch.device, folder: Path, overrides: Sequence[str], warm: int, timed: int) -> None:
         sys.path.insert(0, str(ROOT))
-        import train
+        from heartnet import built
         from heartnet.terminal import quiet_lightning
 
         quiet_lightning()
-        self.train, self.device, self.folder, self.warm, self.timed = train, device, folder, warm, timed
+        self.built, self.device, self.folder, self.warm, self.timed = built, device, folder, warm, timed
         asked = [
             "data.users=240", "checkpoint.monitor=null", "trainer.max_epochs=1", "+trainer.limit_val_batches=0",
             "trainer.enable_progress_bar=false", f"trainer.accelerator={'gpu' if device.type == 'cuda' else 'cpu'}",
@@ -138,7 +138,7 @@ class Bench:
         ]  # fmt: skip
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             self.config = compose("config", asked)
-        self.data, self.first, _ = train.build(self.config, folder)
+        self.data, self.first, _ = built.build(self.config, folder)
         self.rows = self.data.rows["train"]
 
     def largest(self) -> tuple[int, list[Row]]:
@@ -159,7 +159,7 @@ class Bench:
         self._repeat(weeks * (self.warm + self.timed))
         self.data.batch_size = weeks
         torch.manual_seed(0)
-        module = self.train.build_module(self.config, self.data)
+        module = self.built.build_module(self.config, self.data)
         if backend is not None:
             compile_convolutions(module.network, self.device, backend)
         clock, trainer = Clock(self.device, self.warm), self._trainer(precision)
@@ -210,7 +210,7 @@ class Bench:
     def _trainer(self, precision: str) -> lightning.Trainer:
         with open_dict(self.config):
             self.config.trainer.precision = precision
-        trainer: lightning.Trainer = self.train.build_trainer(self.config, self.folder)
+        trainer: lightning.Trainer = self.built.build_trainer(self.config, self.folder)
         return trainer
 
 

@@ -1,4 +1,4 @@
-"""Which weights a run tests, those that `heartnet predict`, `export` and `card` take, and where that is written."""
+"""The test of a run: which weights it takes, those of `heartnet predict`, `export` and `card`, and what it keeps."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytorch_lightning as lightning
 
+    from heartnet.datamodule import WeeksDataModule
     from heartnet.module import HeartnetModule
 
 FILE = "tested.json"
@@ -73,6 +74,26 @@ def tested_lines(folder: Path) -> list[str]:
     return [
         f"Tested{'' if home == folder else f', {home.name}'}: {tested}." for home, tested in found.items() if tested
     ]
+
+
+def keep_test(folder: Path, data: WeeksDataModule, module: HeartnetModule, trainer: lightning.Trainer) -> None:
+    """Test the best weights of a training, and keep in the run's folder what they predict, and what could be known."""
+    from heartnet import terminal
+    from heartnet.predictions import NETWORK, ceiling_predictions, predictions_frame
+
+    for old in (*folder.glob("predictions*.parquet"), folder / FILE):  # of a run before, perhaps on other data
+        old.unlink(missing_ok=True)
+    tested = load_tested(folder, module, trainer)
+    trainer.test(module, datamodule=data, verbose=False)
+    if tested is not None:
+        tested.write(folder)
+    terminal.print_line(f"Tested: {tested or 'the weights at the end, of which no checkpoint was kept'}.")
+    if not (folder / "predictions.parquet").is_file():  # else the callback wrote it, with more columns
+        frame = predictions_frame(data, module.test_rows, module.test_scores, NETWORK)
+        folder.mkdir(parents=True, exist_ok=True)  # of a fold's fast_dev_run, which keeps nothing else
+        frame.write_parquet(folder / "predictions.parquet")
+    if (best := ceiling_predictions(data, data.rows["test"])) is not None:
+        best.write_parquet(folder / "predictions_ceiling.parquet")
 
 
 def load_tested(folder: Path, module: HeartnetModule, trainer: lightning.Trainer) -> ScoredCheckpoint | None:

@@ -19,6 +19,7 @@ from planted_cohorts import all_nights_worn, are_found, touched_by
 
 import train
 from heartnet import terminal
+from heartnet.built import build
 from heartnet.configuration import CONF
 from heartnet.diagnostics.loss_patterns_proposals import Clause
 from heartnet.diagnostics.loss_patterns_table import predicted_weeks
@@ -40,7 +41,7 @@ def trained(seed: int, folder: Path, *overrides: str, clean: bool = False) -> di
         config = hydra.compose("config", overrides=words)
     terminal.quiet_lightning()
     with all_nights_worn() if clean else nullcontext():
-        data, module, trainer = train.build(config, folder)
+        data, module, trainer = build(config, folder)
     train.fit_and_test(config, folder, data, module, trainer)
     found: dict[str, Any] = json.loads((folder / "loss_patterns.json").read_text(encoding="utf-8"))
     patterns = [tuple(Clause(**clause) for clause in each["clauses"]) for each in found["patterns"]]

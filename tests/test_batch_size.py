@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Tensor
 
-import train
 from heartnet import batch_size
 from heartnet.batch_size import Memory, batch_size_of, cuda_memory, fitting_batch_size, largest, train_once
+from heartnet.built import build
+from heartnet.command_line import PRETRAINING, write_config
 from heartnet.datamodule import BATCH_SIZE, SimulatedData
 from heartnet.errors import HeartnetError
+from heartnet.explained import compose
 from heartnet.model import DeepHeart, pieces
 from heartnet.module import HeartnetModule
 from heartnet.tasks import Conditions
@@ -200,20 +202,20 @@ def test_a_run_that_goes_on_takes_the_size_that_it_had(tmp_path: Path) -> None:
 
 
 def test_train_keeps_the_size_in_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = train.compose(["model=compact"])
+    config = compose(["model=compact"])
     OmegaConf.set_struct(config, value=False)
     config.data.batch_size, config.data.users, config.trainer.accelerator = "auto", 24, "cpu"
     monkeypatch.setattr(batch_size, "fitting_batch_size", lambda *_: batch_size.BatchSize(5, "five"))
-    data, _, _ = train.build(config, tmp_path)
+    data, _, _ = build(config, tmp_path)
     assert (data.batch_size, config.data.batch_size) == (5, 5)
     assert len(next(iter(data.train_dataloader()))["lengths"]) == 5
-    train.write_config(config, tmp_path)
+    write_config(config, tmp_path)
     assert batch_size_of(tmp_path).weeks == 5
     monkeypatch.setattr(batch_size, "fitting_batch_size", lambda *_: batch_size.BatchSize(7, "seven"))
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / train.PRETRAINING).touch()  # begun before, if only before training
+    (tmp_path / "checkpoints" / PRETRAINING).touch()  # begun before, if only before training
     config.data.batch_size = "auto"
-    assert train.build(config, tmp_path)[0].batch_size == 5
+    assert build(config, tmp_path)[0].batch_size == 5
 
 
 def test_other_words_are_refused() -> None:

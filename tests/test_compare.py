@@ -25,6 +25,7 @@ from heartnet.compare_rows import Row
 from heartnet.compare_table import print_table
 from heartnet.configuration import check, options_of
 from heartnet.errors import HeartnetError
+from heartnet.explained import compose
 from heartnet.findings import Finding, append_jsonl
 from heartnet.model import DeepHeart
 from heartnet.module import HeartnetModule
@@ -268,7 +269,7 @@ def test_each_architecture_of_the_sweeps_composes(experiment: str, monkeypatch: 
     if experiment == "ablation":
         assert swept == ["sensor", "metadata", "late_fusion", "lstm_state"]
     for name in swept:
-        config = train.compose([f"experiment={experiment}", f"architecture={name}"])
+        config = compose([f"experiment={experiment}", f"architecture={name}"])
         OmegaConf.update(config, "data.path", "weeks") if experiment.endswith("afdb") else None
         values: Any = OmegaConf.to_container(config, resolve=True)
         check({key: value for key, value in values.items() if key != "hydra"})

@@ -17,6 +17,7 @@ from polars.testing import assert_frame_equal
 
 import train
 from callbacks.people import People
+from heartnet import built, step_losses
 from heartnet.chosen_checkpoint import choose_checkpoint
 from heartnet.cli import main
 from heartnet.findings import Finding, read_jsonl
@@ -55,14 +56,11 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
 @pytest.fixture
 def overfits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the logged validation loss rise from the second epoch on."""
-    log = HeartnetModule.log
 
-    def rising(self: HeartnetModule, name: str, value: Any, **options: Any) -> None:
-        if name == "val/loss":
-            value = torch.tensor(float(abs(self.current_epoch - 1)))
-        log(self, name, value, **options)
+    def rising(trainer: lightning.Trainer, values: dict[str, torch.Tensor]) -> None:
+        step_losses.log_validation(trainer, {**values, "val/loss": torch.tensor(float(abs(trainer.current_epoch - 1)))})
 
-    monkeypatch.setattr(HeartnetModule, "log", rising)
+    monkeypatch.setattr("heartnet.module.log_validation", rising)
 
 
 def weights(name: str) -> dict[str, torch.Tensor]:
@@ -115,7 +113,7 @@ def test_the_best_is_tested_and_the_run_goes_on_from_the_newest(
     watches, way = Watches(), Way("maximum")
     chosen: list[tuple[object, dict[str, Way]]] = []
     epochs: list[int] = []
-    build, look = train.build_trainer, People.look
+    build, look = built.build_trainer, People.look
 
     def with_another(config: Any, folder: Path) -> lightning.Trainer:
         trainer = build(config, folder)
@@ -131,7 +129,7 @@ def test_the_best_is_tested_and_the_run_goes_on_from_the_newest(
         chosen.append((trainer.state.fn, dict(self.chosen)))
         return look(self, trainer, *rest)
 
-    monkeypatch.setattr(train, "build_trainer", with_another)
+    monkeypatch.setattr(built, "build_trainer", with_another)
     monkeypatch.setattr(People, "_chosen_on", choose)
     monkeypatch.setattr(People, "look", looks)
     assert run("+callbacks=[people,metadata_reliance]", "callbacks.people.draws=100") == 0

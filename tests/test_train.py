@@ -22,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train
 from callbacks import synthetic_pretraining
 from heartnet import folders, pretraining
+from heartnet.command_line import PRETRAINING
 from heartnet.findings import Finding, append_jsonl, read_jsonl
 from heartnet.module import HeartnetModule
 from heartnet.status import read_status
@@ -169,7 +170,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
 def test_an_interrupted_pretraining_goes_on_too(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train.PRETRAINING == synthetic_pretraining.FILE
+    assert PRETRAINING == synthetic_pretraining.FILE
     overrides = (
         "+callbacks=synthetic_pretraining", "callbacks.synthetic_pretraining.objective=autoencoder",
         "callbacks.synthetic_pretraining.max_epochs=3", "test=false", "seed=null",

@@ -85,6 +85,7 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
     from pytorch_lightning.callbacks import ModelCheckpoint
     from pytorch_lightning.loggers import TensorBoardLogger
 
+    from heartnet.kept_memory import KeptMemory
     from heartnet.step_losses import LossesOfABrokenRun
     from heartnet.tensorboard_layout import TensorBoardLayout
     from heartnet.training_bar import TrainingBar
@@ -95,6 +96,7 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
         ModelCheckpoint(folder / "checkpoints", "last", mode="max", enable_version_counter=False),
         TensorBoardLayout(),
         LossesOfABrokenRun(),
+        KeptMemory(),
     ]
     if config.trainer.get("enable_progress_bar", True):
         callbacks.append(TrainingBar())

@@ -97,7 +97,7 @@ def distance(finding: Finding) -> float:
 def where_text(wheres: Sequence[str]) -> str:
     """Return places such as `a/last`, `b/last` as `last (a, b)`; folds, which stand in front, as a second factor."""
     distinct = list(dict.fromkeys(wheres))
-    parts = [tuple(re.split(r": |/", where)) for where in distinct]
+    parts = [tuple(re.split(r": |/|, ", where)) for where in distinct]
     if len(distinct) > 1 and len({len(each) for each in parts}) == 1:
         columns = [list(dict.fromkeys(column)) for column in zip(*parts, strict=True)]
         differ = [column for column in columns if len(column) > 1]
@@ -133,7 +133,7 @@ def unknown_words(row: Row) -> str:
         if len(first) + len(each) > _BRIEF:
             break
         first = f"{first}. {each}"
-    return first
+    return f"{first}." if f"{first}." in row.worst.message else first
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:

@@ -139,6 +139,7 @@ def test_what_is_farthest_from_its_limit_comes_first_whatever_its_name() -> None
         (["convolutions.0", "lstm.1"], "convolutions.0, lstm.1"),
         (["a/last", "b/midpoint"], "a/last, b/midpoint"),
         (["a/last", "network"], "a/last, network"),
+        (["val: a, wear", "test: a, wear", "val: b, wear", "test: b, wear"], "wear (val, test × a, b)"),
         (["fold-1: a/x", "fold-0: a/x", "fold-1: b/x", "fold-0: b/x"], "x (fold-1, fold-0 × a, b)"),
         (list("abcdefghijk"), "a, b, c, d, e, f, g, h and 3 more"),
     ],
@@ -197,7 +198,7 @@ def test_what_is_unknown_is_neither_a_pass_nor_a_fault_and_says_why() -> None:
     assert row.where == "val (a, b)", "they differ in what follows the first sentence alone"
     assert passed([row]) == {}
     text = " ".join(printed(found).replace("│", " ").split())
-    assert f"unknown amnesia, val (a, b): {why.removesuffix('.')}" in text
+    assert f"unknown amnesia, val (a, b): {why}" in text
     assert "no value" not in text
     assert findings_markdown(found[:1]).splitlines()[-1] == (
         f"| **unknown** | amnesia | val: a |  | {why}  |  | before the first step |"

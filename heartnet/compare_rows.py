@@ -151,7 +151,7 @@ def together(rows: Sequence[Row], name: str) -> Row:
     for row in rows:
         seed = f", seed {row.seeds[0]}" if several else ""
         left = "; its row is of the others" if scored and row.scored is None else ""
-        notes += [f"{name}{seed}: {note}{left}" for note in row.notes]
+        notes += [f"{name}{seed}: {', '.join(row.notes)}{left}"] if row.notes else []
     first = told[0]
     anchors = dict.fromkeys(anchor for row in told for anchor in row.decades)
     medians = {anchor: _median(row.decades.get(anchor) for row in told) for anchor in anchors}

@@ -121,6 +121,7 @@ def _intervals(asked: Asked, scored: Scored, target: str | None, draws: int) -> 
     """Return intervals of means of terms, less those of others, on the same draws.
 
     Of one target its known weeks are drawn, of a condition as many people with it as there are; of several all weeks.
+    An interval of no width, as of a few people who are all ranked rightly, says nothing, and is left out.
     """
     inside = np.ones(len(scored.users), bool) if target is None else ~np.isnan(scored.values[target])
     users = scored.users[inside]
@@ -137,7 +138,7 @@ def _intervals(asked: Asked, scored: Scored, target: str | None, draws: int) -> 
         return np.stack([over(plus) - over(less) if plus else over(plus) * math.nan for plus, less in asked.values()])
 
     found = intervals(together, users, strata, draws=draws)
-    return dict(zip(asked, found, strict=True))
+    return {key: it if it.low < it.high else _bare(np.array([it.value])) for key, it in zip(asked, found, strict=True)}
 
 
 def _by_training(row: Row, reference: Row | None, terms: tuple[list[Term], list[Term]] | None) -> tuple[float, ...]:

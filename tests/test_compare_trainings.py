@@ -212,7 +212,7 @@ def test_trainings_that_have_no_scores_are_named_and_left_out(tmp_path: Path, ca
         append_jsonl([finding], tmp_path / f"s/{seed}/0/findings.jsonl")
     assert heartnet(["compare", str(tmp_path / "s"), "--to", "hourly", "--draws", "50"]) == 0
     said = capsys.readouterr().out
-    assert "compact, seed 2: running; its row is of the others" in said
+    assert "compact, seed 2: running, no test predictions; its row is of the others" in said
     assert "last, seed 2: 160 predictions are NaN or infinite, so it has diverged; its row is of the others" in said
     assert "of the mean of 2 trainings that differ in their seed" in said
     assert " to ".join(f"{each:.3f}" for each in sorted(point([seed], 0.6) for seed in (0, 1))) in said

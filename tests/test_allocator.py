@@ -63,6 +63,61 @@ def test_what_a_step_frees_serves_the_next() -> None:
     assert faults("leave")[1] > 10_000  # 128 MB in pages of 4 kB are 32,768; else this shows nothing
 
 
+PLACES = """
+import ctypes, sys, threading
+from heartnet.allocator import keep_memory
+
+if sys.argv[1] == "keep":
+    assert keep_memory()
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+together = threading.Barrier(3)
+
+def take():
+    together.wait()
+    for _ in range(1000):
+        library.malloc(1000)
+    together.wait()
+
+threads = [threading.Thread(target=take) for _ in range(3)]
+[each.start() for each in threads]
+[each.join() for each in threads]
+library.malloc_info(0, ctypes.c_void_p.in_dll(library, "stdout"))
+library.fflush(None)
+"""
+
+
+@pytest.mark.skipif(not is_glibc(), reason="there is no glibc")
+def test_all_threads_take_from_one_place() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    places = {
+        way: subprocess.run(
+            [sys.executable, "-c", PLACES, way], env=environment, capture_output=True, text=True, check=True
+        ).stdout.count("<heap nr=")
+        for way in ("keep", "leave")
+    }
+    assert places["keep"] == 1
+    assert places["leave"] > 1  # else this shows nothing
+
+
+@pytest.mark.parametrize("refused", [-1, -3, -8])
+def test_it_says_whether_all_was_done(monkeypatch: pytest.MonkeyPatch, refused: int) -> None:
+    """What glibc refuses; of the size of blocks it takes another way."""
+    asked: list[int] = []
+
+    class Library:
+        gnu_get_libc_version = "2.36"
+
+        def mallopt(self, name: int, _: int) -> int:
+            asked.append(name)
+            return int(name != refused)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Library())
+    monkeypatch.setattr(os, "environ", {})
+    assert allocator.keep_memory() is (refused == -3)
+    assert (-4 in asked) is (refused == -3)
+
+
 @pytest.mark.skipif(not is_glibc(), reason="there is no glibc")
 @pytest.mark.parametrize("own", [{"MALLOC_ARENA_MAX": "4"}, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=4"}])
 def test_a_users_own_settings_stay(own: dict[str, str]) -> None:

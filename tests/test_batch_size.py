@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -83,14 +84,62 @@ def test_a_step_that_needs_more_than_a_straight_line_says_is_tried_again_smaller
         return math.inf if weeks > 60 else 10.0 * weeks
 
     weeks, took = largest(needed, 1000.0, 5000)
-    assert tried[:3] == [4, 8, 96]
-    assert 40 <= weeks <= 60
-    assert took == 10.0 * weeks <= 1000
+    assert tried == [4, 8, 96, 80, 72, 64, 56]  # a tenth less, in eights
+    assert (weeks, took) == (56, 560.0)
 
 
 def test_memory_that_holds_less_than_four_weeks_gets_what_it_holds() -> None:
     assert largest(lambda weeks: math.inf if weeks > 3 else weeks, 100.0, 64)[0] == 3
+    assert largest(lambda weeks: math.inf if weeks > 4 else weeks, 100.0, 64) == (4, 4)
     assert largest(lambda _: math.inf, 100.0, 64) == (0, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("room", "most", "weeks"),
+    [
+        (100.0, 3, 3), (100.0, 6, 6), (100.0, 1, 1),  # fewer weeks than are measured
+        (15.0, 64, 15 // 8 * 8), (7.9, 64, 7), (8.0, 64, 8), (64.0, 64, 64), (1e9, 64, 64),
+    ],
+)  # fmt: skip
+def test_batches_are_of_eights_from_eight_on(room: float, most: int, weeks: int) -> None:
+    assert largest(lambda count: float(count), room, most) == (weeks, float(weeks))
+    assert largest(lambda count: 5.0 + count, room + 5, most)[0] == weeks  # whatever a step takes besides
+
+
+def test_what_needs_nothing_more_a_week_takes_all() -> None:
+    assert largest(lambda _: 1.0, 2.0, 64) == (64, 1.0)
+
+
+@pytest.mark.parametrize(("spare", "weeks", "room"), [(8.0, 80, "0.081"), (-8.0, 72, "0.08")])
+def test_four_fifths_of_what_is_free_are_taken_less_what_adamw_will_keep(
+    data: SimulatedData, monkeypatch: pytest.MonkeyPatch, spare: float, weeks: int, room: str
+) -> None:
+    done: list[object] = []
+    monkeypatch.setattr(batch_size, "train_once", lambda _data, _module, _trainer, count: done.append(count))
+    many, module = copy.copy(data), module_of(data)
+    many.rows = {**data.rows, "train": np.tile(data.rows["train"], 100)}
+
+    def peak(step: Callable[[], object]) -> float:
+        step()
+        count: Any = done[-1]
+        return 5e5 + 1e6 * count
+
+    def free() -> float:
+        done.append("asked")
+        states = 2 * 4 * sum(each.numel() for each in module.parameters())  # two numbers of four bytes a weight
+        return (80.5e6 + states + spare) / 0.8
+
+    found = fitting_batch_size(many, module, trainer_of(), Memory(free, peak))
+    assert found.weeks == weeks
+    assert done == [1, "asked", 4, 8, weeks]  # asked once the libraries have what they need; the one found is tried too
+    said = f"{weeks} weeks a batch; a step of the longest weeks takes {weeks / 1000 + 0.0005:.2g} GB, and {room} GB are"
+    assert f"data.batch_size=auto: {said} to be had. module" in found.why
+
+
+def test_few_weeks_are_one_batch(data: SimulatedData) -> None:
+    few = copy.copy(data)
+    few.rows = {**data.rows, "train": data.rows["train"][:5]}
+    assert fitting_batch_size(few, module_of(data), trainer_of(), Memory(lambda: 1e12, lambda _: 1e6)).weeks == 5
 
 
 def test_two_small_batches_tell_what_a_large_one_keeps(data: SimulatedData, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +261,7 @@ def test_train_keeps_the_size_in_its_configuration(tmp_path: Path, monkeypatch: 
     write_config(config, tmp_path)
     assert batch_size_of(tmp_path).weeks == 5
     monkeypatch.setattr(batch_size, "fitting_batch_size", lambda *_: batch_size.BatchSize(7, "seven"))
+    assert build(config, tmp_path / "fold-1")[0].batch_size == 5  # all folds take the first one's
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / PRETRAINING).touch()  # begun before, if only before training
     config.data.batch_size = "auto"

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from heartnet.diagnostics.isolate import bare_copy, isolated
 from heartnet.errors import HeartnetError
 from heartnet.model import DeepHeart, HourlyCNN, TwoTimescale, pieces
-from heartnet.model.compiled import compile_convolutions
+from heartnet.model import compiled as compiled_file
+from heartnet.model.compiled import Compilable, compile_convolutions
+from heartnet.model.dropout import stream
 
 CPU = torch.device("cpu")
 
@@ -205,6 +212,70 @@ def test_who_looks_closely_gets_the_plain_network(way: str) -> None:
         found, expected = traced(inputs, lengths), deepheart().eval()(inputs, lengths).score
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert graphs.runs == before
+
+
+class Mode(torch.overrides.TorchFunctionMode):
+    """Looks at each function, and changes none."""
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        del types
+        return function(*arguments, **(options or {}))
+
+
+class Dispatched(TorchDispatchMode):
+    """Looks at each operation, and changes none."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        del types
+        return function(*arguments, **(options or {}))
+
+
+@contextmanager
+def own_forward(module: nn.Module) -> Iterator[None]:
+    module.forward = lambda inputs: inputs  # type: ignore[method-assign]
+    yield
+    del module.forward
+
+
+LOOKS: dict[str, Callable[[nn.Module], AbstractContextManager[Any]]] = {
+    "function mode": lambda _: Mode(),
+    "dispatch mode": lambda _: Dispatched(),
+    "random stream": lambda _: stream(1),
+    "forward hook": lambda module: module.register_forward_hook(lambda *_: None),
+    "forward pre-hook": lambda module: module.register_forward_pre_hook(lambda *_: None),
+    "backward hook": lambda module: module.register_full_backward_hook(lambda *_: None),
+    "backward pre-hook": lambda module: module.register_full_backward_pre_hook(lambda *_: None),
+    "hook of all modules": lambda _: register_module_forward_hook(lambda *_: None),
+    "another forward": own_forward,
+    "compiled by another": lambda _: patch.object(torch.compiler, "is_compiling", lambda: True),
+}
+
+
+def asked_of(monkeypatch: pytest.MonkeyPatch) -> Compilable:
+    """Return a function that says which way it was called, compiled or as it is."""
+    monkeypatch.setattr(compiled_file, "_compiled", lambda *_: lambda *_: "compiled")
+    function = Compilable(lambda *_: "plain")
+    function.backend = "eager"
+    return function
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_whoever_looks_gets_the_function_as_it_is(look: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    function, module, inputs = asked_of(monkeypatch), nn.Linear(1, 1), torch.zeros(2, 1)
+    assert function(inputs, module) == "compiled"
+    with LOOKS[look](module):
+        assert function(inputs, module) == "plain"
+    assert function(inputs, module) == "compiled"
+
+
+def test_so_do_threads_and_tensors_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    function, module = asked_of(monkeypatch), nn.Linear(1, 1)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(function, torch.zeros(1), module).result() == "plain"
+    assert function(torch.zeros(1, device="meta"), module) == "plain"
+    assert function(3, None, torch.zeros(1)) == "compiled"
+    function.backend = None
+    assert function(torch.zeros(1)) == "plain"
 
 
 @pytest.mark.parametrize("threads", [1, 2])

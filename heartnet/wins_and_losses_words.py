@@ -104,7 +104,7 @@ def _from(it: ChosenWeeks) -> str:
     if not it.thresholds:
         return f" from a score of {it.threshold:.3g} on, so that as many are as have it"
     levels = f"{min(it.thresholds.values()):.3g} to {max(it.thresholds.values()):.3g}"
-    return f", of each fold, from the score on at which as many are as have it ({levels})"
+    return f" from the level of their fold's network on (scores of {levels}), so that as many are as have it"
 
 
 def _furthest(it: ChosenWeeks) -> str:

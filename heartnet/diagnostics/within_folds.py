@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float, Shaped
@@ -92,11 +94,12 @@ def from_own_level(
 ) -> tuple[Float[np.ndarray, " week"], dict[int, float]]:
     """Return how far above its network's own level each week is, `[week]`, and by fold the score at that level.
 
-    A network's level is the score from which on it calls as many weeks of its fold positive as are; how far above is
-    told in standard deviations of the logits of its fold. So neither a network that scores high, nor one that scores
+    The logits of each network are taken from the middle between their means with and without, in their standard
+    deviation with both counting half, so that neither depends on how many of the fold have it. From the level on as
+    many weeks of all folds are called positive as are. So neither a network that scores high, nor one that scores
     steeply, has more weeks far off than others.
 
-    A fold with one class has no such level. The mean of its logits is put where weeks of its label are, on average, in
+    A fold with one class has no such middle. The mean of its logits is put where weeks of its label are, on average, in
     the folds with both, in their mean unit. If no fold has both, all are taken as one.
 
     Args:
@@ -107,32 +110,29 @@ def from_own_level(
     inside = np.clip(score, 1e-12, 1 - 1e-12)
     logit = np.log(inside / (1 - inside))
     names = np.unique(fold).tolist()
+    middle, unit = dict.fromkeys(names, 0.0), dict.fromkeys(names, 1.0)
     both = [each for each in names if 0 < value[fold == each].sum() < (fold == each).sum()]
-    if not both:
-        level = level_of(logit, value)
-        return logit - level, dict.fromkeys(names, _probability(level))
-    away, levels = np.zeros(len(score)), {}
-    units = []
     for each in both:
+        has, has_not = (logit[(fold == each) & (value == label)] for label in (1, 0))
+        middle[each] = float(has.mean() + has_not.mean()) / 2
+        unit[each] = float(np.sqrt((has.var() + has_not.var()) / 2 + ((has.mean() - has_not.mean()) / 2) ** 2)) or 1.0
+    usual, inside_both = (logit - _by_fold(middle, fold)) / _by_fold(unit, fold), np.isin(fold, both)
+    for each in set(names) - set(both) if both else ():
         mine = fold == each
-        level, unit = level_of(logit[mine], value[mine]), float(logit[mine].std()) or 1.0
-        away[mine] = (logit[mine] - level) / unit
-        levels[each] = level
-        units.append(unit)
-    unit, usual = float(np.mean(units)), np.isin(fold, both)
-    for each in set(names) - set(both):
-        mine = fold == each
-        like = float(away[usual & (value == value[mine][0])].mean())
-        levels[each] = float(logit[mine].mean()) - like * unit
-        away[mine] = (logit[mine] - levels[each]) / unit
-    return away, {each: _probability(level) for each, level in levels.items()}
+        unit[each] = float(np.mean([unit[other] for other in both]))
+        like = usual[inside_both & (value == value[mine][0])].mean()
+        middle[each] = float(logit[mine].mean() - like * unit[each])
+    away = (logit - _by_fold(middle, fold)) / _by_fold(unit, fold)
+    level = level_of(away, value)
+    levels = {each: float(1 / (1 + np.exp(-(middle[each] + level * unit[each])))) for each in names}
+    return away - level, levels
+
+
+def _by_fold(of: Mapping[int, float], fold: Shaped[np.ndarray, " week"]) -> Floats:
+    return np.array([of[each] for each in fold.tolist()])
 
 
 def level_of(score: Float[np.ndarray, " week"], value: Float[np.ndarray, " week"]) -> float:
     """Return the score from which on as many weeks are called positive as are; there must be one."""
     place = len(score) - int(value.sum())
     return float(np.partition(score, place)[place])
-
-
-def _probability(logit: float) -> float:
-    return float(1 / (1 + np.exp(-logit)))

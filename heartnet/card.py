@@ -154,7 +154,7 @@ def _which(network: Chosen, of_test: ScoredCheckpoint | None, *, tested: bool) -
         return "whether the scores below are of it is unknown"
     if of_test.sha256 != file_hash(network.path):
         return f"**the scores below are not of it**, but of {of_test}, SHA-256 `{of_test.sha256}`"
-    return f"the scores below are of it; {f'the best by {of_test.monitor}' if of_test.monitor else 'the newest'}"
+    return f"the scores below are of it; {of_test.which}"
 
 
 def _named(network: Chosen) -> str:

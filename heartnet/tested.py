@@ -46,9 +46,14 @@ class ScoredCheckpoint:
 
     def __str__(self) -> str:
         when = f"{self.name}, after epoch {self.epochs} of {self.of_epochs} (step {self.step:,} of {self.of_steps:,})"
+        return f"{when}, {self.which}"
+
+    @property
+    def which(self) -> str:
+        """Why it is this one, in words."""
         if self.monitor:
-            return f"{when}, the best by {self.monitor}"
-        return f"{when}, the newest{f', for {self.lost} was NaN or infinite in each epoch' if self.lost else ''}"
+            return f"the best by {self.monitor}"
+        return f"the newest{f', for {self.lost} was NaN or infinite in each epoch' if self.lost else ''}"
 
     def write(self, folder: Path) -> None:
         """Write it to a run's folder, whole or not at all."""

@@ -140,7 +140,7 @@ def test_rates_over_seeds(number: int | None, kind: str, tmp_path: Path) -> None
     for seed in range(10):
         found = findings(tmp_path / str(seed), *faulty(number, kind, seed), max_epochs=20)
         if number is None:
-            named += any(each.status != "pass" for each in found)
+            named += any(each.status in ("warn", "fail") for each in found)
         else:
             named += any(NAMED[number] in each.message for each in found)
     assert named <= 1 if number is None else named >= 8, named
@@ -185,7 +185,7 @@ def test_predictions_tags_and_skipped_features(tmp_path: Path) -> None:
     assert "baseline/hourly/average_precision/sleep_apnea" in tags
     found = {each.where: each for each in read_jsonl(tmp_path / "findings.jsonl")}
     assert "nothing" in found["metadata"].message
-    assert found["metadata"].status == "pass"
+    assert found["metadata"].status == "unknown"
     assert found["diabetes"].step == it.global_step
 
 

@@ -216,7 +216,7 @@ def test_a_clean_run_passes(tmp_path: Path, activation: str) -> None:
     torch.manual_seed(1)
     found, _ = fit(tmp_path, OnWeeks(compact(activation, dropout=0.5)))
     assert [(each.status, each.where) for each in found] == [("pass", "network")]
-    assert "no layer of 8" in found[0].message
+    assert "No layer of 8" in found[0].message
 
 
 def test_leaky_relu_is_proposed_only_where_it_helps(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def largest(needed: Callable[[int], float], room: float, most: int) -> tuple[int
     each = (high - low) / max(more - few, 1)
     weeks = most
     if not math.isfinite(high):
-        weeks = few
+        weeks = more - 1
     elif each > 0:
         weeks = min(most, _rounded(int((room - low + few * each) / each)))
     while weeks > 0:

@@ -88,10 +88,13 @@ def test_a_step_that_needs_more_than_a_straight_line_says_is_tried_again_smaller
     assert (weeks, took) == (56, 560.0)
 
 
-def test_memory_that_holds_less_than_four_weeks_gets_what_it_holds() -> None:
+def test_memory_that_holds_less_than_eight_weeks_gets_what_it_holds() -> None:
     assert largest(lambda weeks: math.inf if weeks > 3 else weeks, 100.0, 64)[0] == 3
-    assert largest(lambda weeks: math.inf if weeks > 4 else weeks, 100.0, 64) == (4, 4)
-    assert largest(lambda _: math.inf, 100.0, 64) == (0, math.inf)
+    assert largest(lambda weeks: math.inf if weeks > 6 else weeks, 100.0, 64) == (6, 6)
+    tried: list[int] = []
+    assert largest(lambda weeks: tried.append(weeks) or math.inf, 100.0, 64) == (0, math.inf)
+    assert tried == [4, 8, 7, 6, 5, 4, 3, 2, 1]
+    assert largest(lambda _: math.inf, 100.0, 1) == (0, math.inf)
 
 
 @pytest.mark.parametrize(

@@ -1,113 +1,139 @@
-"""What each callback of `+callbacks=all` costs in training the full model, at its default cadence, all in one run.
+"""What all callbacks of `+callbacks=all` cost in training the full model, and each one's share.
 
-Every hook of every callback is timed, in processor seconds of the process (so that other programs do not count), and
-compared with the rest of `trainer.fit`. Looks are made before training, every few epochs and at the end, and more often
-in the first steps, so their share falls with the length of a run: the table shows what the measured costs add up to in
-ten epochs of 1,000 weeks, and in a run of one: looks by their cadence, the first steps once, later steps by their
-number.
+An epoch of 1,000 weeks is trained with all of them, at their default cadence. Every hook of every callback is timed, in
+processor seconds of the process (so that other programs do not count), and held against the rest of `trainer.fit`,
+which is what the same epoch takes without them. This is their share of a run of a single epoch. What ten epochs would
+take is added up from the same run: what is done once, what comes with steps, with validations, and looks by their
+cadence.
+
+Then the peak of memory of a shorter training, each in a process of its own: as it is, with all callbacks, and without
+keeping memory for the next step (`heartnet.allocator`).
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
 from hydra import compose, initialize_config_dir
 
-from benchmarks.measure import status
 from benchmarks.table import Row
 
 ROOT = Path(__file__).resolve().parents[1]
-LONG_WEEKS, LONG_EPOCHS = 1000, 10
+EPOCHS = 10
 FIRST_STEPS = 65
 """In which callbacks look often: at steps 0, 1, 2, 4, … 64."""
 
 Spent = dict[tuple[str, str], float]
 
 
-class Memory(lightning.Callback):
-    """Notes the resident memory, MB, after each epoch."""
-
-    def __init__(self) -> None:
-        self.seen: list[float] = []
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
-        self.seen.append(status("VmRSS") / 1e6)
-
-
 def rows(*, quick: bool = False) -> list[Row]:
     sys.path.insert(0, str(ROOT))
-    from heartnet.built import build
+    import train
     from heartnet.terminal import quiet_lightning
 
     quiet_lightning()
-    overrides = ["model=compact", "data.users=24"] if quick else ["data.users=260"]
+    overrides = ["model=compact", "data.users=24"] if quick else ["data.users=1429"]  # 70 % of them train
     spent: Spent = defaultdict(float)
     with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose(
-            "config", [*overrides, "+callbacks=all", "trainer.max_epochs=4", "trainer.enable_progress_bar=false"]
+            "config", [*overrides, "+callbacks=all", "trainer.max_epochs=1", "trainer.enable_progress_bar=false"]
         )
-        data, module, trainer = build(config, Path(folder))
+        data, module, trainer = train.build(config, Path(folder))
         ours = [each for each in trainer.callbacks if type(each).__module__.startswith("callbacks.")]
         for each in ours:
             timed(each, spent)
-        memory = Memory()
-        trainer.callbacks.append(memory)
         start = time.process_time()
         trainer.fit(module, datamodule=data)
-        total = time.process_time() - start
-    step = (total - sum(spent.values())) / trainer.global_step
-    epochs = {node["_target_"].rpartition(".")[2]: node.get("every_n_epochs") for node in config.callbacks.values()}
-    shares, alone = (
-        {
-            name: in_a_run(count, name, epochs[name], spent, trainer.global_step, data.batch_size)
-            / (step * count * LONG_WEEKS / data.batch_size)
-            for name in (type(each).__name__ for each in ours)
-        }
-        for count in (LONG_EPOCHS, 1)
-    )
-    what = "callbacks, share of ten epochs of 1,000 weeks"
+        rest = time.process_time() - start - sum(spent.values())
+    every = {node["_target_"].rpartition(".")[2]: node.get("every_n_epochs") for node in config.callbacks.values()}
+    names = [type(each).__name__ for each in ours]
+    one = {name: in_epochs(1, name, every[name], spent, trainer.global_step) / rest for name in names}
+    ten = {name: in_epochs(EPOCHS, name, every[name], spent, trainer.global_step) / (EPOCHS * rest) for name in names}
+    what = f"callbacks, share of an epoch of {len(data.rows['train']):,} weeks"
     return [
-        Row(f"{what}: all", sum(shares.values()), limit=0.05, sense="most", of="ours",
-            note=f"{trainer.global_step} steps of {step:.2f} s were measured, and took "
-            f"{sum(spent.values()) / (total - sum(spent.values())):.1%} longer with all of them"),
-        Row("callbacks, share of a run of one epoch of 1,000 weeks: all", sum(alone.values())),
-        *(Row(f"{what}: {name}", share) for name, share in sorted(shares.items(), key=lambda each: -each[1])),
-        Row("callbacks: resident memory after the last epoch", memory.seen[-1], "MB", "after the first",
-            memory.seen[0], 1.1, "most"),
+        Row(f"{what}: all", sum(one.values()), limit=0.05, sense="most", of="ours",
+            note=f"a run of one epoch: {sum(spent.values()):.1f} s beside {rest:.1f} s for {trainer.global_step} steps "
+            "and the validation"),
+        Row(f"callbacks, share of {EPOCHS} such epochs: all", sum(ten.values()), limit=0.05, sense="most", of="ours",
+            note="added up from what was measured in the run of one"),
+        *(Row(f"{what}: {name}", share) for name, share in sorted(one.items(), key=lambda each: -each[1])),
+        *memory(quick=quick),
     ]  # fmt: skip
 
 
-def in_a_run(count: int, name: str, every: int | None, spent: Spent, steps: int, batch_size: int) -> float:
-    """Return the seconds that a callback would take in `count` epochs; `every` is None if it counts no epochs."""
-    looks, first, later = (spent[name, part] for part in ("looks", "first steps", "later steps"))
-    often = 1 + max(count / (every or count), 1)  # before training, and after every few epochs or at least the last
-    later_steps = count * LONG_WEEKS / batch_size - FIRST_STEPS
-    return looks * often / 2 + first + later * later_steps / max(steps - FIRST_STEPS, 1)
+def memory(*, quick: bool) -> list[Row]:
+    overrides = ["model=compact", "data.users=24"] if quick else ["data.users=130", "trainer.max_epochs=2"]
+    plain = peak(overrides)
+    return [
+        Row("callbacks: peak of memory with all", peak([*overrides, "+callbacks=all"]), "MB", "without", plain),
+        Row("training: peak of memory", plain, "MB", "not kept for the next step",
+            peak(overrides, {"MALLOC_ARENA_MAX": "8"})),
+    ]  # fmt: skip
+
+
+def peak(overrides: list[str], environment: Mapping[str, str] | None = None) -> float:
+    """Return the most memory, in MB, that `train.py` held, in a process of its own, on one thread."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "train.py", "threads=1", "test=false", f"hydra.run.dir={folder}", *overrides]
+        process = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, **(environment or {})}, stdout=subprocess.DEVNULL
+        )
+        _, code, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(code)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    return usage.ru_maxrss / 1000
+
+
+def in_epochs(count: int, name: str, every: int | None, spent: Spent, steps: int) -> float:
+    """Return the seconds that a callback would take in `count` epochs, of what it took in one of `steps` steps.
+
+    `every` is None if it counts no epochs: then it looks after each, and once more at the end.
+    """
+    once, first, later, validation, looks, end = (spent[name, part] for part in PARTS)
+    often = count if every is None else max(count / every, 1.0)
+    more = (count * steps - FIRST_STEPS) / max(steps - FIRST_STEPS, 1)
+    return once + first + later * more + validation * count + looks * often + end * (often if every else 1.0)
+
+
+PARTS = ("once", "first steps", "later steps", "validation", "looks", "end")
 
 
 def timed(callback: lightning.Callback, spent: Spent) -> None:
-    """Time each hook of a callback; those of batches and steps apart from the others."""
+    """Time each hook of a callback, by how often it comes."""
     name = type(callback).__name__
     for hook in (each for each in dir(lightning.Callback) if each.startswith("on_")):
         if getattr(type(callback), hook) is not getattr(lightning.Callback, hook):
-            often = any(word in hook for word in ("batch", "step", "backward", "zero_grad"))
-            setattr(callback, hook, clocked(getattr(callback, hook), name, often=often, spent=spent))
+            setattr(callback, hook, clocked(getattr(callback, hook), name, part_of(hook), spent))
 
 
-def clocked(hook: Callable[..., Any], name: str, *, often: bool, spent: Spent) -> Callable[..., Any]:
+def part_of(hook: str) -> str:
+    """Return which of `PARTS` a hook belongs to; `steps` are told apart by their number."""
+    if "validation" in hook or "sanity" in hook:
+        return "looks" if hook in ("on_validation_end", "on_validation_epoch_end") else "validation"
+    if any(word in hook for word in ("batch", "step", "backward", "zero_grad")):
+        return "steps"
+    if hook in ("on_train_epoch_end", "on_train_epoch_start"):
+        return "looks"
+    return "end" if hook in ("on_train_end", "on_fit_end") else "once"
+
+
+def clocked(hook: Callable[..., Any], name: str, part: str, spent: Spent) -> Callable[..., Any]:
     def call(trainer: Any, *arguments: Any, **named: Any) -> Any:
-        part = "looks" if not often else "first steps" if trainer.global_step < FIRST_STEPS else "later steps"
+        here = part if part != "steps" else "first steps" if trainer.global_step < FIRST_STEPS else "later steps"
         start = time.process_time()
         try:
             return hook(trainer, *arguments, **named)
         finally:
-            spent[name, part] += time.process_time() - start
+            spent[name, here] += time.process_time() - start
 
     return call

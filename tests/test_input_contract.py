@@ -276,7 +276,7 @@ def test_split_by_week_is_what_was_asked_for(tmp_path: Path) -> None:
     found = findings(tmp_path, WeeksDataModule(cohort(12, 4), Conditions(), split_by="week"))
     assert faults(found) == {}
     message = next(each for each in found if each.where == "people").message
-    assert "split by week, as asked for, so scores say nothing about new people" in message
+    assert "Split by week, as asked for, so scores say nothing about new people" in message
 
 
 @pytest.mark.parametrize(

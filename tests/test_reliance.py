@@ -189,9 +189,9 @@ def test_the_verdicts_words() -> None:
     assert list(one) == ["test: diabetes"], "nothing to compare the weeks of one person with"
     assert one["test: diabetes"].value is None
     made["metadata"] = None
-    assert "no metadata model to compare with" in found_in(made)["metadata"].message
+    assert "No metadata model to compare with" in found_in(made)["metadata"].message
     made["score"] = np.full(120, 0.3)
-    assert found_in(made)["metadata"].status == "pass"
+    assert found_in(made)["metadata"].status == "unknown"
 
 
 def test_crossfitting_never_sees_the_person_it_scores() -> None:

@@ -247,6 +247,8 @@ LOOKS: dict[str, Callable[[nn.Module], AbstractContextManager[Any]]] = {
     "backward pre-hook": lambda module: module.register_full_backward_pre_hook(lambda *_: None),
     "hook of all modules": lambda _: register_module_forward_hook(lambda *_: None),
     "another forward": own_forward,
+    "traced": lambda _: patch.object(torch._C, "_get_tracing_state", lambda: "tracing"),
+    "transformed": lambda _: patch.object(torch._C._functorch, "peek_interpreter_stack", lambda: "vmap"),
     "compiled by another": lambda _: patch.object(torch.compiler, "is_compiling", lambda: True),
 }
 

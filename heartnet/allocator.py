@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8  # of malloc.h
 _MB = 2**20
@@ -37,3 +38,21 @@ def keep_memory() -> bool:
     # glibc before 2.35 refuses a threshold above 32 MB: there, blocks of any size are kept.
     kept = mallopt(_MMAP_THRESHOLD, 256 * _MB) == 1 or mallopt(_MMAP_MAX, 0) == 1
     return bool(kept and mallopt(_TRIM_THRESHOLD, 2048 * _MB - 1) == 1 and mallopt(_ARENA_MAX, 1) == 1)
+
+
+def give_back(*, keep: bool) -> None:
+    """Give free memory back to the system, on Linux with glibc; elsewhere, do nothing.
+
+    Args:
+        keep: whether what is freed from now on is kept. Otherwise blocks of more than 32 MB go back as soon as they are
+            freed, and the end of what is free from 64 MB on: where glibc itself ends in a training.
+
+    Source: mallopt(3), malloc_trim(3).
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        library = ctypes.CDLL(None)
+        library.gnu_get_libc_version  # noqa: B018  # others have a malloc_trim too
+        if not keep:
+            library.mallopt(_MMAP_THRESHOLD, 32 * _MB)
+            library.mallopt(_TRIM_THRESHOLD, 64 * _MB)
+        library.malloc_trim(0)

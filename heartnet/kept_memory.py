@@ -2,52 +2,63 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
-MOST = 1.5
-"""How many times the memory of a step may lie there before it is given back."""
+from heartnet.allocator import give_back
+
+FIRST = 8
+"""Steps whose memory is taken for what steps need: some of them are long."""
+
+MOST = 1.6
+"""How many times that may lie there."""
+
+SOON = 50
+"""Steps within which memory that piles up again is that of steps, not of what looked at the network between them."""
 
 _STATUS = Path("/proc/self/status")
 
 
 class KeptMemory(pl.Callback):
-    """Gives free memory back to the system when a training holds more than `MOST` times what a step needs.
+    """Gives memory back when a training holds more than `MOST` times what its first steps needed.
 
-    What `heartnet.allocator.keep_memory` keeps falls apart slowly: blocks of one batch seldom fit those of the next,
-    whose weeks have other lengths. Of the full model with 16 weeks a batch it was twice what a step needs after 24
-    steps, and 10 GB after some hundred. Giving it back costs the next step a quarter of its time, once in some tens of
-    steps. What a step needs is taken to be there at the end of the first one, and of each that follows such a return;
-    the most of these counts. What diagnostics needed between steps goes back in the same way.
+    What `heartnet.allocator.keep_memory` keeps falls apart where batches are large: blocks of one batch seldom fit
+    those of the next, whose weeks have other lengths. With 8 weeks of the full model it stays at one and a half times
+    what a step needs; with 16, it came to five times, 10 GB. So memory that piles up again soon is not kept any more;
+    steps then take about a third longer.
 
     Args:
         resident: returns the bytes of memory that this process has to itself, not counting files that are mapped.
-        trim: gives back what is free.
+        back: `heartnet.allocator.give_back`.
     """
 
-    def __init__(self, resident: Callable[[], int] | None = None, trim: Callable[[], None] | None = None) -> None:
+    def __init__(self, resident: Callable[[], int] | None = None, back: Callable[..., None] = give_back) -> None:
         self._resident = resident or resident_bytes
-        self._trim = trim or give_back
-        self._needed = 0
-        self._fresh = True
+        self._back = back
+        self._step = self._needed = 0
+        self._given: int | None = None
+        self._keeps = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        self._trim()
-        self._fresh = True
+        if self._keeps:
+            self._back(keep=True)
+            self._step, self._needed, self._given = 0, 0, None
 
     def on_train_batch_end(self, *args: Any) -> None:  # noqa: ARG002
+        if not self._keeps:
+            return
+        self._step += 1
         now = self._resident()
-        if self._fresh:
-            self._needed, self._fresh = max(self._needed, now), False
+        if self._step <= FIRST:
+            self._needed = max(self._needed, now)
         elif now > MOST * self._needed:
-            self._trim()
-            self._fresh = True
+            self._keeps = self._given is None or self._step - self._given > SOON
+            self._back(keep=self._keeps)
+            self._given = self._step
 
 
 def resident_bytes() -> int:
@@ -57,11 +68,3 @@ def resident_bytes() -> int:
     except OSError:
         return 0
     return int(found[1]) * 1024 if found else 0
-
-
-def give_back() -> None:
-    """Give free memory back to the system, where glibc is there to do so. Source: malloc_trim(3)."""
-    with suppress(AttributeError, OSError, TypeError):
-        library = ctypes.CDLL(None)
-        library.gnu_get_libc_version  # noqa: B018  # others have no malloc_trim, or another
-        library.malloc_trim(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 import pytorch_lightning as lightning
@@ -15,15 +16,20 @@ from heartnet.kept_memory import KeptMemory, resident_bytes
 PILES = """
 import ctypes, sys
 from heartnet.allocator import keep_memory
-from heartnet.kept_memory import give_back, resident_bytes
+from heartnet.allocator import give_back
+from heartnet.kept_memory import resident_bytes
 assert keep_memory()
 before = resident_bytes()
 for i in range(40):
     blocks = [bytearray(10**6 * (50 + (7 * i + 13 * j) % 90)) for j in range(4)]
 kept = resident_bytes()
 del blocks
-give_back()
-print(kept - before, resident_bytes() - before)
+give_back(keep=sys.argv[1] == "keep")
+left = resident_bytes()
+for i in range(40):
+    blocks = [bytearray(10**6 * (50 + (7 * i + 13 * j) % 90)) for j in range(4)]
+del blocks
+print(kept - before, left - before, resident_bytes() - before)
 """
 
 
@@ -32,27 +38,38 @@ def is_glibc() -> bool:
 
 
 @pytest.mark.skipif(not is_glibc(), reason="there is no glibc")
-def test_what_is_free_goes_back() -> None:
-    done = subprocess.run([sys.executable, "-c", PILES], capture_output=True, text=True, check=True)
-    kept, left = map(int, done.stdout.split())
+@pytest.mark.parametrize("word", ["keep", "leave"])
+def test_what_is_free_goes_back(word: str) -> None:
+    done = subprocess.run([sys.executable, "-c", PILES, word], capture_output=True, text=True, check=True)
+    kept, left, later = map(int, done.stdout.split())
     assert kept > 200e6
     assert left < 20e6
+    assert later > 200e6 if word == "keep" else later < 80e6
 
 
-def test_only_what_piles_up_is_given_back() -> None:
-    log: list[int | str] = []
-    sizes = iter([100, 120, 149, 151, 160, 200, 239, 241, 90])
-
-    def resident() -> int:
-        log.append(next(sizes))
-        return int(log[-1])
-
-    kept = KeptMemory(resident, lambda: log.append("back"))
+def told(sizes: list[int]) -> list[tuple[int, bool]]:
+    """Return after which steps memory was given back, and whether it is kept from then on."""
+    left = iter(sizes)
+    log: list[tuple[int, bool]] = []
+    kept = KeptMemory(lambda: next(left), lambda *, keep: log.append((step, keep)))
+    step = 0
     kept.on_train_start(None, None)  # type: ignore[arg-type]
-    for _ in range(9):
+    for step in range(1, len(sizes) + 1):  # noqa: B007
         kept.on_train_batch_end()
-    # 160, after the first return, is what a step needs from then on.
-    assert log == ["back", 100, 120, 149, 151, "back", 160, 200, 239, 241, "back", 90]
+    return log
+
+
+def test_what_the_first_steps_need_is_left_alone() -> None:
+    assert told([100, 20, 30] + [10] * 5 + [160] * 100) == [(0, True)]
+
+
+def test_what_diagnostics_leave_goes_back() -> None:
+    looks = [161 if step % 60 == 0 else 120 for step in range(1, 200)]
+    assert told([100] * 8 + looks) == [(0, True), (68, True), (128, True), (188, True)]
+
+
+def test_what_piles_up_again_soon_is_kept_no_more() -> None:
+    assert told([100] * 8 + [150, 161, 120, 150, 170, 500, 500]) == [(0, True), (10, True), (13, False)]
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*treespec, LeafSpec.*")
@@ -65,7 +82,7 @@ def test_a_training_calls_it_at_each_step() -> None:
 
     trainer = lightning.Trainer(
         max_steps=3, limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, accelerator="cpu", callbacks=[KeptMemory(resident, lambda: None)],
+        enable_model_summary=False, accelerator="cpu", callbacks=[KeptMemory(resident, Mock())],
     )  # fmt: skip
     trainer.fit(BoringModel())
     assert len(seen) == 3

@@ -1,10 +1,10 @@
 """What all callbacks of `+callbacks=all` cost in training the full model, and each one's share.
 
-An epoch of 1,000 weeks is trained with all of them, at their default cadence. Every hook of every callback is timed, in
-processor seconds of the process (so that other programs do not count), and held against the rest of `trainer.fit`,
-which is what the same epoch takes without them. This is their share of a run of a single epoch. What ten epochs would
-take is added up from the same run: what is done once, what comes with steps, with validations, and looks by their
-cadence.
+An epoch of 1,000 weeks is trained with all of them, at their default cadence. Every hook of every callback is timed by
+the clock (in processor seconds they would look cheap: they run on one thread, training on all), and held against the
+rest of `trainer.fit`, which is what the same epoch takes without them: their share of a run of a single epoch. Other
+programs should not run meanwhile. What ten epochs would take is added up from the same run: what is done once, what
+comes with steps, with validations, and looks by their cadence.
 
 Then the peak of memory of a shorter training, each in a process of its own: as it is, with all callbacks, and without
 keeping memory for the next step (`heartnet.allocator`).
@@ -51,9 +51,9 @@ def rows(*, quick: bool = False) -> list[Row]:
         ours = [each for each in trainer.callbacks if type(each).__module__.startswith("callbacks.")]
         for each in ours:
             timed(each, spent)
-        start = time.process_time()
+        start = time.perf_counter()
         trainer.fit(module, datamodule=data)
-        rest = time.process_time() - start - sum(spent.values())
+        rest = time.perf_counter() - start - sum(spent.values())
     every = {node["_target_"].rpartition(".")[2]: node.get("every_n_epochs") for node in config.callbacks.values()}
     names = [type(each).__name__ for each in ours]
     one = {name: in_epochs(1, name, every[name], spent, trainer.global_step) / rest for name in names}
@@ -130,10 +130,10 @@ def part_of(hook: str) -> str:
 def clocked(hook: Callable[..., Any], name: str, part: str, spent: Spent) -> Callable[..., Any]:
     def call(trainer: Any, *arguments: Any, **named: Any) -> Any:
         here = part if part != "steps" else "first steps" if trainer.global_step < FIRST_STEPS else "later steps"
-        start = time.process_time()
+        start = time.perf_counter()
         try:
             return hook(trainer, *arguments, **named)
         finally:
-            spent[name, here] += time.process_time() - start
+            spent[name, here] += time.perf_counter() - start
 
     return call

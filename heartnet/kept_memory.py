@@ -17,8 +17,8 @@ FIRST = 8
 MOST = 1.6
 """How many times that may lie there."""
 
-SOON = 50
-"""Steps within which memory that piles up again is that of steps, not of what looked at the network between them."""
+SOON = 8
+"""Steps within which memory that piles up again costs more time to give back than not to keep at all."""
 
 _STATUS = Path("/proc/self/status")
 
@@ -26,10 +26,10 @@ _STATUS = Path("/proc/self/status")
 class KeptMemory(pl.Callback):
     """Gives memory back when a training holds more than `MOST` times what its first steps needed.
 
-    What `heartnet.allocator.keep_memory` keeps falls apart where batches are large: blocks of one batch seldom fit
-    those of the next, whose weeks have other lengths. With 8 weeks of the full model it stays at one and a half times
-    what a step needs; with 16, it came to five times, 10 GB. So memory that piles up again soon is not kept any more;
-    steps then take about a third longer.
+    What `heartnet.allocator.keep_memory` keeps falls apart where blocks of one batch seldom fit those of the next,
+    whose weeks have other lengths; it came to 10 GB, five times what a step needs. Batches in pieces have blocks of few
+    sizes (`heartnet.model.pieces.round_length`), and it does not; so this is for those that cannot be cut, and for what
+    diagnostics leave. Where memory piles up again soon, it is not kept any more; steps then take about a third longer.
 
     Args:
         resident: returns the bytes of memory that this process has to itself, not counting files that are mapped.
@@ -44,9 +44,7 @@ class KeptMemory(pl.Callback):
         self._keeps = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        if self._keeps:
-            self._back(keep=True)
-            self._step, self._needed, self._given = 0, 0, None
+        self._step, self._needed, self._given = 0, 0, None
 
     def on_train_batch_end(self, *args: Any) -> None:  # noqa: ARG002
         if not self._keeps:

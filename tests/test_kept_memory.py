@@ -61,16 +61,16 @@ def told(sizes: list[int]) -> list[tuple[int, bool]]:
 
 
 def test_what_the_first_steps_need_is_left_alone() -> None:
-    assert told([100, 20, 30] + [10] * 5 + [160] * 100) == [(0, True)]
+    assert told([100, 20, 30] + [10] * 5 + [160] * 100) == []
 
 
 def test_what_diagnostics_leave_goes_back() -> None:
-    looks = [161 if step % 60 == 0 else 120 for step in range(1, 200)]
-    assert told([100] * 8 + looks) == [(0, True), (68, True), (128, True), (188, True)]
+    looks = [161 if step % 10 == 0 else 120 for step in range(1, 40)]
+    assert told([100] * 8 + looks) == [(18, True), (28, True), (38, True)]
 
 
 def test_what_piles_up_again_soon_is_kept_no_more() -> None:
-    assert told([100] * 8 + [150, 161, 120, 150, 170, 500, 500]) == [(0, True), (10, True), (13, False)]
+    assert told([100] * 8 + [150, 161, 120, 150, 170, 500, 500]) == [(10, True), (13, False)]
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*treespec, LeafSpec.*")

@@ -85,7 +85,7 @@ def test_it_is_in_pieces_that_it_is_done(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(DeepHeart, "forward", spy)
     pieces.score(network().double(), *batch())
-    assert sorted(each[:2] for each in seen) == [(1, 1), (2, 12), (2, 33), (2, 50), (2, 64)]  # longest with longest
+    assert sorted(each[:2] for each in seen) == [(1, 1), (2, 12), (2, 34), (2, 50), (2, 64)]  # longest with longest
     assert all(name.startswith("pieces") for *_, name in seen)
 
 
@@ -257,3 +257,18 @@ def test_a_full_training_step_of_a_stream_leaves_the_global_one() -> None:
     first = layer(torch.ones(50))
     torch.manual_seed(0)
     assert torch.equal(first, nn.Dropout(0.5)(torch.ones(50)))
+
+
+def test_pieces_have_few_lengths() -> None:
+    lengths = [pieces.round_length(longest) for longest in range(1, 4097)]
+    assert all(1 <= long / given <= 17 / 16 for given, long in enumerate(lengths, 1))
+    assert len({long for long in lengths if 2048 < long <= 4096}) == 16
+    assert [pieces.round_length(each) for each in (1, 31, 168, 512, 3001, 4096)] == [1, 31, 168, 512, 3072, 4096]
+
+
+def test_a_piece_is_padded_to_such_a_length() -> None:
+    model, seen = network().double(), []
+    hook = model.register_forward_pre_hook(only_looks(lambda _, given: seen.append(given[0].shape[1])))
+    pieces.score(model, *batch()[:2], None)
+    hook.remove()
+    assert seen == [64, 50, 34, 12, 1]

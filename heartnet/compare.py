@@ -77,7 +77,7 @@ def overrides(command: str) -> list[str]:
         words = shlex.split(command)
     except ValueError:
         return []
-    silent = ("hydra.", "trainer.enable_", "data.path=")
+    silent = ("hydra.", "trainer.enable_", "data.path=", "threads=")
     return [each for each in words if each.partition("=")[2] and not each.startswith(silent)]
 
 

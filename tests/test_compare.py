@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 import train
 from heartnet.cli import main as heartnet
-from heartnet.compare import compare_runs
+from heartnet.compare import compare_runs, overrides
 from heartnet.compare_rows import Row
 from heartnet.compare_table import print_table
 from heartnet.configuration import check, options_of
@@ -275,3 +275,8 @@ def test_each_architecture_of_the_sweeps_composes(experiment: str, monkeypatch: 
         assert values["model"]["_target_"].endswith(
             {"two_timescale": "TwoTimescale", "hourly_cnn": "HourlyCNN"}.get(name, "DeepHeart")
         )
+
+
+def test_what_has_no_part_in_learning_names_no_run() -> None:
+    command = "train.py -m architecture=last threads=1 data.path=/a/b trainer.enable_progress_bar=false hydra.run.dir=x"
+    assert overrides(command) == ["architecture=last"]

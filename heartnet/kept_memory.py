@@ -56,6 +56,7 @@ class KeptMemory(pl.Callback):
         elif now > MOST * self._needed:
             self._keeps = self._given is None or self._step - self._given > SOON
             self._back(keep=self._keeps)
+            self._needed = max(self._needed, self._resident())  # what did not go back is in use
             self._given = self._step
 
 

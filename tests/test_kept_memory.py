@@ -48,11 +48,17 @@ def test_what_is_free_goes_back(word: str) -> None:
     assert later > 200e6 if word == "keep" else later < 80e6
 
 
-def told(sizes: list[int]) -> list[tuple[int, bool]]:
-    """Return after which steps memory was given back, and whether it is kept from then on."""
+def told(sizes: list[int], in_use: int = 0) -> list[tuple[int, bool]]:
+    """Return after which steps memory was given back, all but what is in use, and whether it is kept from then on."""
     left = iter(sizes)
     log: list[tuple[int, bool]] = []
-    kept = KeptMemory(lambda: next(left), lambda *, keep: log.append((step, keep)))
+    after: list[int] = []
+
+    def back(*, keep: bool) -> None:
+        log.append((step, keep))
+        after.append(in_use)
+
+    kept = KeptMemory(lambda: after.pop() if after else next(left), back)
     step = 0
     kept.on_train_start(None, None)  # type: ignore[arg-type]
     for step in range(1, len(sizes) + 1):  # noqa: B007
@@ -71,6 +77,11 @@ def test_what_diagnostics_leave_goes_back() -> None:
 
 def test_what_piles_up_again_soon_is_kept_no_more() -> None:
     assert told([100] * 8 + [150, 161, 120, 150, 170, 500, 500]) == [(10, True), (13, False)]
+
+
+def test_what_stays_in_use_is_no_pile() -> None:
+    assert told([100] * 8 + [200] * 50, in_use=200) == [(9, True)]
+    assert told([100] * 8 + [200] * 5 + [321] * 50, in_use=200) == [(9, True), (14, False)]
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*treespec, LeafSpec.*")

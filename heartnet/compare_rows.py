@@ -121,7 +121,8 @@ def rows_of(run: Run) -> list[Row]:
     notes = [] if state == "finished" else [state]
     folds = len(list(run.folder.glob("fold-*/predictions.parquet")))
     if folds and state == "running" and not (run.folder / "predictions.parquet").is_file():
-        return [replace(row, notes=(f"running, {folds} folds are tested so far",))]
+        counted = "1 fold is" if folds == 1 else f"{folds} folds are"
+        return [replace(row, notes=(f"running, {counted} tested so far",))]
     try:
         predictions = read_predictions(run.folder)
         models = predictions.group_by("model", maintain_order=True)

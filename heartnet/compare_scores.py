@@ -65,7 +65,8 @@ def _plainly(row: Row, scored: Scored) -> Row:
             notes.append(f"{name}: {ONE_CLASS}")
         people = [len(np.unique(scored.users[value == which])) for which in (1, 0)]
         if scored.conditions and row.model == NETWORK and min(people) < FEWEST:
-            notes.append(f"{name}: people with it: {people[0]}, without it: {people[1]}: its intervals are too narrow")
+            told = "its intervals are too narrow, too few to tell" if min(people) else "nothing to rank"
+            notes.append(f"{name}: people with it: {people[0]}, without it: {people[1]}: {told}")
     if not each:
         return row
     return replace(

@@ -185,12 +185,15 @@ def _intervals(rows: Sequence[Row]) -> str:
     a_fold = " a fold" if networks and all(row.scored and row.scored.folds is not None for row in networks) else ""
     counts = sorted({len(row.by_training) for row in networks if row.by_training}) or [1]
     said = "In brackets 95 % intervals from resampling people"
+    each = [one for row in rows for one in (row.mean, *row.each.values()) if one is not None]
+    same = any(math.isnan(one.low) and not math.isnan(one.value) for one in each)
+    bare = " Where there are none, each draw gives the same." if same else ""
     if counts[-1] == 1:
-        return f"{said}; of one training{a_fold or ' each'}, so its luck is not in them."
+        return f"{said}; of one training{a_fold or ' each'}, so its luck is not in them.{bare}"
     every = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return (
         f"{said}, of the mean of {every} trainings{a_fold} that differ in their seed. How far these lie apart is not "
-        "in the brackets: it stands under trainings, lowest to highest; --each has a row for each."
+        f"in the brackets: it stands under trainings, lowest to highest; --each has a row for each.{bare}"
     )
 
 

@@ -22,7 +22,7 @@ WORST_FIRST: tuple[Status, ...] = ("fail", "warn", "unknown", "pass")
 _COLOURS = {"fail": "bold red", "warn": "yellow", "unknown": "cyan", "pass": "green"}
 _NUMBER = re.compile(r"\d[\d,.]*(?:e[+-]?\d+)?(?:\^\d+)?(?: million)?")
 _SHORT = 72  # characters of a sentence that may stand for what passed
-_BRIEF = 240  # characters of the sentences that say why something is unknown, if there are several
+_BRIEF = 320  # characters of the sentences that say why something is unknown, if there are several
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,11 @@ def passed_words(row: Row) -> str:
 
 
 def unknown_words(row: Row) -> str:
-    """Return why nothing is known: as many sentences of the message as are brief, the first at least."""
-    first, *more = _sentences(row.worst.message)
+    """Return why nothing is known: as many sentences of the message as are brief, the first at least.
+
+    Of several findings, of the one where it is worst, which is named.
+    """
+    first, *more = _sentences(row.message)
     for each in more:
         if len(first) + len(each) > _BRIEF:
             break

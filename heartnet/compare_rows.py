@@ -111,7 +111,7 @@ def rows_of(run: Run) -> list[Row]:
     """Return the row of a run's network, still without a name, and of each other model that it has predictions of.
 
     A training whose scores are not all finite has diverged: of it nothing but that is told. A cross-validation that
-    still runs is not told of either, for the folds so far are of other people than all of them.
+    has not come to its end is not told of either, for the folds so far are of other people than all of them.
     """
     seed = run.values.get("seed")
     row = Row("", NETWORK, run.folder, decades=decades(run), silent=silent(run), pace=pace(run))
@@ -120,9 +120,9 @@ def rows_of(run: Run) -> list[Row]:
     state = "finished" if run.status is None else run.status.state
     notes = [] if state == "finished" else [state]
     folds = len(list(run.folder.glob("fold-*/predictions.parquet")))
-    if folds and state == "running" and not (run.folder / "predictions.parquet").is_file():
+    if folds and state != "finished" and not (run.folder / "predictions.parquet").is_file():
         counted = "1 fold is" if folds == 1 else f"{folds} folds are"
-        return [replace(row, notes=(f"running, {counted} tested so far",))]
+        return [replace(row, notes=(f"{state}, {counted} tested so far",))]
     try:
         predictions = read_predictions(run.folder)
         models = predictions.group_by("model", maintain_order=True)

@@ -227,17 +227,18 @@ def test_trainings_that_have_no_scores_are_named_and_left_out(tmp_path: Path, ca
     assert row["mean_sd"] == pytest.approx(np.std(each, ddof=1))
 
 
-def test_the_printed_table_of_a_cross_validation(tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.parametrize("state", ["running", "failed"])
+def test_the_printed_table_of_a_cross_validation(state: str, tmp_path: Path, capsys: Any) -> None:
     one = TARGETS[:1]
     sweep(tmp_path / "s", folds=True, targets=one, level=1.0)
-    running = make_run(tmp_path / "r", "architecture=other", folds=True, targets=one, state="running")
+    running = make_run(tmp_path / "r", "architecture=other", folds=True, targets=one, state=state)
     (running / "predictions.parquet").unlink()
     assert heartnet(["compare", str(tmp_path), "--to", "hourly", "--draws", "50"]) == 0
     said = capsys.readouterr().out
     assert "sleep apnea within folds" in said
     assert "sleep apnea, all folds together" in said
     assert "of the mean of 3 trainings a fold that differ in their seed" in said
-    assert "other: running, 4 folds are tested so far" in said
+    assert f"other: {state}, 4 folds are tested so far" in said
     assert said.count("Test:") == 1
     assert max(map(len, said.split("Test:")[0].splitlines())) <= 80
     assert heartnet(["compare", str(tmp_path / "s/0"), "--draws", "50"]) == 0

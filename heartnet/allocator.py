@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from contextlib import suppress
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8  # of malloc.h
 _MB = 2**20
@@ -41,7 +40,7 @@ def keep_memory() -> bool:
 
 
 def give_back(*, keep: bool) -> None:
-    """Give free memory back to the system, on Linux with glibc; elsewhere, do nothing.
+    """Give free memory back to the system, where `keep_memory` keeps it; elsewhere, do nothing.
 
     Args:
         keep: whether what is freed from now on is kept. Otherwise blocks of more than 32 MB go back as soon as they are
@@ -49,10 +48,10 @@ def give_back(*, keep: bool) -> None:
 
     Source: mallopt(3), malloc_trim(3).
     """
-    with suppress(AttributeError, OSError, TypeError):
-        library = ctypes.CDLL(None)
-        library.gnu_get_libc_version  # noqa: B018  # others have a malloc_trim too
-        if not keep:
-            library.mallopt(_MMAP_THRESHOLD, 32 * _MB)
-            library.mallopt(_TRIM_THRESHOLD, 64 * _MB)
-        library.malloc_trim(0)
+    if not keep_memory():
+        return
+    library = ctypes.CDLL(None)
+    if not keep:
+        library.mallopt(_MMAP_THRESHOLD, 32 * _MB)
+        library.mallopt(_TRIM_THRESHOLD, 64 * _MB)
+    library.malloc_trim(0)

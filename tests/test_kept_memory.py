@@ -105,5 +105,6 @@ def test_the_memory_of_this_process_is_known() -> None:
     if before == 0:
         pytest.skip("this system does not say")
     with mmap.mmap(-1, 10**8, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as block:
-        block.write(b"x" * 10**8)
-        assert resident_bytes() - before == pytest.approx(10**8, rel=0.1)
+        for _ in range(100):
+            block.write(b"x" * 10**6)
+        assert 0.5e8 < resident_bytes() - before < 2e8  # other threads may free or take some meanwhile

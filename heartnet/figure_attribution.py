@@ -1,18 +1,17 @@
-"""Where in a week a score came from, drawn under its trace: logits at each step, and strips of gradients."""
+"""Where in a week a score came from, drawn into axes under its trace: logits at each step, and strips of gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float64
-from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import TwoSlopeNorm
 from matplotlib.ticker import MaxNLocator
 
 from heartnet.diagnostics.attribution import Attribution
-from heartnet.figure_panel import Panel, put, write
 from heartnet.week_trace import WeekTrace
 from heartnet.weeks import WEAR_GAP_SECONDS
 
@@ -22,12 +21,11 @@ STRIP_COLUMNS = 320
 MOST_CHANNELS = 5
 """Channels that get a strip of their own; the others share one."""
 
-_SAND = (244, 241, 232, 255)
 _NAMES = {"heart_rate": "heart rate", "dt": "interval", "in_workout": "workout", "in_af": "atrial fib."}
 
 
 def attribution_rows(attribution: Attribution) -> list[tuple[str, int]]:
-    """Return names and heights, in pixels, of the panels that are needed: `logit`, if there are steps, and `strips`."""
+    """Return names and heights, in pixels, of the axes that are needed: `logit`, if there are steps, and `strips`."""
     rows = [("logit", 76)] if attribution.steps is not None else []
     return [*rows, ("strips", 17 * (1 + min(len(attribution.channels), MOST_CHANNELS + 1)))]
 
@@ -47,20 +45,21 @@ def places_of(trace: WeekTrace | None, attribution: Attribution, *, hourly: bool
 
 
 def draw_steps(
-    panel: Panel, attribution: Attribution, places: npt.NDArray[np.float64], threshold: float | None
+    ax: Axes, attribution: Attribution, places: npt.NDArray[np.float64], length: float, threshold: float | None
 ) -> None:
     """Draw the logit at each step over time, red where it is above `threshold`; dashed is the score."""
-    border = threshold or 0.0
-    time, mean = _over_time(attribution, places, panel.x[1])
-    panel.y = around(mean, [attribution.score, border])
-    for bounded, colour in ((np.maximum(mean, border), "#d6604d"), (np.minimum(mean, border), "#4393c3")):
-        panel.fill(time, border, bounded, colour, alpha=0.45)
-    panel.line(time, mean, color="#333333", linewidth=0.9)
-    panel.line(panel.x, [border, border], color="#777777", linewidth=0.7)
-    panel.line(panel.x, [attribution.score] * 2, color="#111111", linewidth=0.9, linestyle="--")
-    scale(panel, 4)
-    _at_the_right(panel, [(attribution.score, f"score\n{attribution.score:+.2f}")])
-    name_panel(panel, "logit at\neach step")
+    line = threshold or 0.0
+    time, mean = _over_time(attribution, places, length)
+    for where, colour in ((mean > line, "#d6604d"), (mean < line, "#4393c3")):
+        ax.fill_between(time, mean, line, where=where, color=colour, alpha=0.45, linewidth=0, interpolate=True)
+    ax.plot(time, mean, color="#333333", linewidth=0.9)
+    ax.axhline(line, color="#777777", linewidth=0.7)
+    ax.axhline(attribution.score, color="#111111", linewidth=0.9, linestyle="--")
+    low, high = (float(pick([*mean[~np.isnan(mean)], attribution.score, line])) for pick in (np.min, np.max))
+    ax.set_ylim(low - 0.08 * (high - low or 1.0), high + 0.08 * (high - low or 1.0))
+    ax.yaxis.set_major_locator(MaxNLocator(4))
+    _beside(ax, [(attribution.score, f"score\n{attribution.score:+.2f}")])
+    name_axis(ax, "logit at\neach step")
 
 
 def _over_time(
@@ -85,41 +84,29 @@ def _over_time(
     return time, mean
 
 
-def draw_strips(panel: Panel, attribution: Attribution, places: npt.NDArray[np.float64]) -> None:
+def draw_strips(ax: Axes, attribution: Attribution, places: npt.NDArray[np.float64], length: float) -> None:
     """Draw gradient × input of each channel and the size of the gradient, summed up by column of the axis."""
-    names, sums, size, totals = strips(attribution, places, panel.x[1])
-    rows, limit = 1 + len(names), _limit(np.abs(sums))
-    shades = colormaps["RdBu_r"]((sums.T / limit + 1) / 2, bytes=True)
-    greys = colormaps["Greys"](size[None] / _limit(size), bytes=True)
-    picture = np.concatenate([shades, greys])
-    picture[np.isnan([*sums.T, size])] = _SAND
-    wide, high = round(panel.width), round(panel.height)
-    at = np.arange(high) * rows // high
-    pixels = picture[:, np.arange(wide) * picture.shape[1] // wide][at]
-    ends = np.flatnonzero(np.diff(at))  # white between rows, wider above the last
-    pixels[ends] = pixels[ends[-1] + 1] = pixels[ends[-1] - 1] = 255
-    put(panel.figure, pixels, round(panel.left), round(panel.bottom))
-    panel.y = (rows - 0.5, -0.5)
-    _at_the_right(panel, [(row, f"{total:+.2g}") for row, total in enumerate(totals)])
-    panel.beside(range(rows), [*names, "|gradient|"], ticks=False)
-
-
-def strips(
-    attribution: Attribution, places: npt.NDArray[np.float64], length: float
-) -> tuple[
-    list[str], Float64[np.ndarray, "column channel"], Float64[np.ndarray, " column"], Float64[np.ndarray, " channel"]
-]:
-    """Return what the strips show: channels, gradient × input by column, the mean gradient's size there, and totals.
-
-    NaN where a column has no reading. Of many channels, the weaker ones share a strip.
-    """
     names, values = _by_channel(attribution)
     columns = min(STRIP_COLUMNS, len(places))
     sums, counts = _summed(places, values, length, columns)
     size, _ = _summed(places, np.abs(attribution.gradient).sum(axis=1)[:, None], length, columns)
-    there = counts > 0
-    size = np.divide(size[:, 0], counts, out=np.full(columns, np.nan), where=there)
-    return names, np.where(there[:, None], sums, np.nan), size, values.sum(axis=0)
+    size = np.where(counts[:, None] > 0, size / np.maximum(counts, 1)[:, None], np.nan)
+    sums = np.where(counts[:, None] > 0, sums, np.nan)
+    limit = _limit(np.abs(sums))
+    rows = 1 + len(names)
+    norm = TwoSlopeNorm(0, -limit, limit)
+    extent = (0, length, rows - 1.5, -0.5)
+    ax.imshow(sums.T, aspect="auto", cmap="RdBu_r", norm=norm, extent=extent, interpolation="nearest")
+    ax.imshow(
+        size.T, aspect="auto", cmap="Greys", vmin=0, vmax=_limit(size), interpolation="nearest",
+        extent=(0, length, rows - 0.5, rows - 1.5),
+    )  # fmt: skip
+    ax.set_facecolor("#f4f1e8")
+    ax.set_ylim(rows - 0.5, -0.5)
+    for row in range(1, rows):
+        ax.axhline(row - 0.5, color="white", linewidth=2 if row < rows - 1 else 3)
+    _beside(ax, [(row, f"{total:+.2g}") for row, total in enumerate(values.sum(axis=0))])
+    name_rows(ax, [*names, "|gradient|"])
 
 
 def _by_channel(attribution: Attribution) -> tuple[list[str], Float64[np.ndarray, "time channel"]]:
@@ -150,33 +137,25 @@ def _limit(values: npt.NDArray[np.float64]) -> float:
     return float(np.quantile(known, 0.98)) if len(known) else 1.0
 
 
-def around(*values: Any) -> tuple[float, float]:
-    """Return a scale on which all values lie, with some room; NaN is left out."""
-    known = np.concatenate([np.asarray(each, dtype=np.float64) for each in values])
-    known = known[np.isfinite(known)]
-    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-    room = 0.08 * (high - low or 1.0)
-    return low - room, high + room
+def name_axis(ax: Axes, text: str) -> None:
+    """Write what an axis shows on its left."""
+    ax.set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center", labelpad=4, color="#333333", parse_math=False)
 
 
-def scale(panel: Panel, most: int, *, integer: bool = False) -> None:
-    """Write round numbers on the left, at most so many and one more."""
-    low, high = sorted(panel.y)
-    ticks = [each for each in MaxNLocator(most, integer=integer).tick_values(low, high) if low <= each <= high]
-    digits = max(0, -int(np.floor(np.log10(ticks[1] - ticks[0]) + 1e-9))) if len(ticks) > 1 else 2
-    panel.beside(ticks, [f"{each:.{digits}f}".replace("-", "−") for each in ticks])
+def name_rows(ax: Axes, names: Sequence[str]) -> None:
+    """Write what each row shows on its left, the first on top."""
+    ax.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(names) - 0.5, -0.5)
 
 
-def name_panel(panel: Panel, text: str) -> None:
-    """Write what a panel shows on its left."""
-    y = (panel.bottom + panel.top) / 2
-    write(panel.figure, panel.left - 36, y, text, fontsize=8, ha="right", va="center", color="#333333")
-
-
-def _at_the_right(panel: Panel, numbers: Sequence[tuple[float, str]]) -> None:
-    """Write numbers on the right of a panel, at their heights."""
+def _beside(ax: Axes, numbers: Sequence[tuple[float, str]]) -> None:
+    """Write numbers on the right of the axes, at their heights."""
     for height, text in numbers:
-        write(panel.figure, panel.right + 5, float(panel.up(height)), text, va="center", fontsize=8, color="#333333")
+        ax.annotate(
+            text, (1, height), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+            va="center", fontsize=8, color="#333333", annotation_clip=False,
+        )  # fmt: skip
 
 
 def plain_name(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
@@ -14,7 +15,6 @@ from matplotlib.ticker import MaxNLocator
 
 from heartnet.diagnostics.heatmap import Order, Rows, constant_rows
 from heartnet.diagnostics.signals import KnownWeek, carried
-from heartnet.figure_panel import Panel, line, pixel_figure, put, write
 
 WIDTH = 1440
 """Pixels of a heatmap from left to right, with what stands around it."""
@@ -71,21 +71,24 @@ def heatmap_figure(
     picture, usual, limit, beyond = _colours(values, order)
     above = panels(known) if above is None else above
     top = _BOTTOM + ROWS
-    figure = pixel_figure(WIDTH, top + len(above) + _TITLE)
-    put(figure, above, 0, top)
-    put(figure, picture, _LEFT, _BOTTOM)
-    main = Panel(figure, _LEFT, _BOTTOM, COLUMNS, ROWS, (0.0, len(known)), (len(values), 0.0))
-    main.frame("black", linewidth=0.5)
-    ticks = [each for each in MaxNLocator(9, steps=[1, 2, 2.5, 5, 10]).tick_values(*main.x) if 0 <= each <= main.x[1]]
-    main.below(ticks, [f"{each:g}" for each in ticks])
-    write(figure, _LEFT + COLUMNS / 2, _BOTTOM - 24, known.along, ha="center", va="top", fontsize=9)
-    days = np.array([place for place, _ in _day_ticks(known)])
-    main.spans(days, np.full(len(days), main.y[0]), np.zeros(len(days)), color="black", alpha=0.25, linewidth=0.6)
+    figure = Figure(figsize=(WIDTH / 100, (top + len(above) + _TITLE) / 100), dpi=100)
+    FigureCanvasAgg(figure)
+    figure.figimage(above, 0, top, zorder=-1)
+    figure.figimage(picture, _LEFT, _BOTTOM, zorder=-1)
+    main = _axes(figure, _LEFT, _BOTTOM, COLUMNS, ROWS)
+    main.patch.set_visible(False)
+    main.set_xlim(0, len(known))
+    main.set_ylim(len(values), 0)
+    main.set_yticks([])
+    main.set_xlabel(known.along, fontsize=9, labelpad=1)
+    main.tick_params(labelsize=8, bottom=True, labelbottom=True)
+    for place, _ in _day_ticks(known):
+        main.axvline(place, color="#000000", alpha=0.25, linewidth=0.6)
     _strip(figure, layer, order, usual)
     _key(figure, limit, beyond, top + 12, max(len(above) - 44, 60))
     _notes(main, order, notes or {})
     still = int(constant_rows(values).sum())
-    write(
+    _write(
         figure,
         _LEFT,
         top + len(above) + _TITLE - 22,
@@ -211,9 +214,9 @@ def _strip(figure: Figure, layer: Rows, order: Order, usual: UInt8[np.ndarray, "
     rows = np.arange(ROWS) * count // ROWS
     pixels = np.repeat(np.stack(columns, axis=1).astype(np.uint8)[rows], 14, axis=1)
     pixels[[0, -1]] = pixels[:, ::14] = pixels[:, -1] = _GREY
-    put(figure, pixels, left, _BOTTOM)
+    figure.figimage(pixels, left, _BOTTOM, zorder=-1)
     for place, name in enumerate(names):
-        write(figure, left + 7 + 14 * place, _BOTTOM - 4, name, rotation=90, ha="center", va="top", fontsize=7)
+        _write(figure, left + 7 + 14 * place, _BOTTOM - 4, name, rotation=90, ha="center", va="top", fontsize=7)
 
 
 def mark_colours(known: KnownWeek) -> list[tuple[str, str]]:
@@ -299,23 +302,31 @@ def weekday(known: KnownWeek, day: int) -> str:
 
 def _key(figure: Figure, limit: float, beyond: bool, bottom: int, height: int) -> None:
     ramp = _SCALE[np.linspace(255, 0, height).astype(int)][:, None].repeat(14, axis=1)
-    put(figure, ramp, _RIGHT, bottom)
+    figure.figimage(ramp, _RIGHT, bottom)
     words = (f"−{limit:.2g}", "median", f"{limit:.2g}{' …' if beyond else ''}")
     for place, word in enumerate(words):
-        write(figure, _RIGHT + 20, bottom + place * height / 2, word, va="center", fontsize=7.5)
-    write(figure, _RIGHT + 7, bottom + height + 6, "activation", ha="center", va="bottom", fontsize=8)
+        _write(figure, _RIGHT + 20, bottom + place * height / 2, word, va="center", fontsize=7.5)
+    _write(figure, _RIGHT + 7, bottom + height + 6, "activation", ha="center", va="bottom", fontsize=8)
 
 
-def _notes(main: Panel, order: Order, notes: Mapping[int, str]) -> None:
+def _write(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
+    """Write at a place in pixels; an axis costs ten times as much."""
+    figure.text(x / WIDTH, y / figure.get_figheight() / 100, text, **style)
+
+
+def _notes(main: Axes, order: Order, notes: Mapping[int, str]) -> None:
     """Write beside its row what a unit stands for, so that lines do not run into one another."""
     chosen = dict(list(notes.items())[:MOST_NOTES])
     place = {int(unit): row + 0.5 for row, unit in enumerate(order.rows)}
-    y = main.top + 12.0
+    line = len(order.rows) * 24 / ROWS
+    y = -line
     for unit in sorted(chosen, key=lambda each: place[each]):
-        row = float(main.up(place[unit]))
-        y = min(row, y - 12)
-        line(main.figure, [main.right, main.right + 12], [row, y], linewidth=0.5, color="#666666")
-        write(main.figure, main.right + 14, y, f"{unit}: {chosen[unit]}", fontsize=7, va="center")
+        y = max(place[unit], y + line)
+        main.annotate(
+            f"{unit}: {chosen[unit]}", (1, place[unit]), (1.012, y), fontsize=7, va="center",
+            xycoords=("axes fraction", "data"), textcoords=("axes fraction", "data"), annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "#666666", "shrinkA": 0, "shrinkB": 0},
+        )  # fmt: skip
 
 
 def _stage(stage: str) -> str:

@@ -7,18 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
 
 from heartnet.diagnostics.heatmap import Rows
 from heartnet.diagnostics.signals import KnownWeek, carried
 from heartnet.diagnostics.units import Meaning
 from heartnet.figure_heatmap import mark_colours, weekday
-from heartnet.figure_panel import Panel, line, pixel_figure, put, write
-
-_WIDTH = 1280
-_SHADES = 48  # of the line; more cannot be told apart
 
 
 def best_unit_figure(
@@ -62,6 +60,7 @@ def unit_figure(
     shown = carried(np.asarray(trace, dtype=np.float64))
     here = values[np.arange(readings) * len(values) // readings]
     ranks = (rankdata(here) - 0.5) / readings
+    colour = colormaps["RdBu_r"](ranks)
     days = known.days
     if days is None:
         unit, span = "readings", readings / 7
@@ -71,49 +70,40 @@ def unit_figure(
         rows = np.maximum.accumulate(np.floor(days).astype(int))
         x, unit, span = (days - rows) * 24, "hours", 24.0
     count = int(rows[-1]) + 1 if rows[-1] < 14 else 14
-    height = round(90 + 95 * count)
-    figure, (low, high) = pixel_figure(_WIDTH, height), _range(shown)
-    size, bottom = (height - 84) / count, 42.0
-    below = (high - low) * 0.18
-    scale = low - below, high
-    panels = [
-        Panel(figure, 90, bottom + (count - 1 - row) * size + 4, 1062, size - 8, (0.0, span), scale)
-        for row in range(count)
-    ]
-    heights = np.asarray(MaxNLocator(3).tick_values(low, high))
-    heights = heights[(heights >= scale[0]) & (heights <= high)]
-    pieces = _Pieces()
+    figure = Figure(figsize=(12.8, 0.9 + 0.95 * count), dpi=100)
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(count, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    height = figure.get_figheight()
+    figure.subplots_adjust(left=0.07, right=0.9, top=1 - 0.42 / height, bottom=0.42 / height, hspace=0.08)
+    low, high = _range(shown)
     mark = known.marks.get(signal)
-    for row, panel in enumerate(panels):
+    for row, ax in enumerate(grid):
         at = np.flatnonzero(rows == row)
-        panel.boxes(np.array([[*panel.x, *panel.y]]), "#9a9a9a", zorder=0)  # white, of the median, can be seen on it
-        pieces.add(panel, x[at], shown[at], ranks[at], gap=span / 48)
+        _coloured(ax, x[at], shown[at], colour[at], gap=span / 48)
         if mark is not None:
-            bars = _bands(x[at], mark[at] == 1)
-            edges = np.tile([low - below * 0.9, low - below * 0.2], (len(bars), 1))
-            panel.boxes(np.concatenate([bars, edges], axis=1), dict(mark_colours(known)).get(signal, "#3b5b92"))
-        panel.frame("black", linewidth=0.5)
-        panel.beside(heights, [f"{each:g}" for each in heights], fontsize=7)
+            ax.fill_between(
+                x[at], low - (high - low) * 0.16, low - (high - low) * 0.04, where=mark[at] == 1, step="mid",
+                color=dict(mark_colours(known)).get(signal, "#3b5b92"), linewidth=0,
+            )  # fmt: skip
+        ax.set_facecolor("#9a9a9a")  # white, the colour of the median, can be seen on it
+        ax.tick_params(labelsize=7)
         if known.local_time is not None and days is not None:
-            write(
-                figure,
-                52,
-                panel.bottom + size / 2,
-                weekday(known, row),
-                fontsize=8,
-                rotation=90,
-                va="center",
-                ha="center",
-            )
-    pieces.draw(figure)
-    hours = np.arange(0, 25, 3) if days is not None else np.arange(0, span, 100)
-    panels[-1].below(hours, [f"{each:g}" for each in hours], fontsize=7)
-    of_the_day = " of the day" if known.local_time is not None else ""
-    write(figure, 621, 8, f"{unit}{of_the_day}", fontsize=9, ha="center")
+            ax.set_ylabel(weekday(known, row), fontsize=8)
+    grid[0].set_xlim(0, span)
+    grid[0].set_xticks(np.arange(0, 25, 3) if days is not None else np.arange(0, span, 100))
+    grid[0].set_ylim(low - (high - low) * 0.18, high)
+    grid[-1].set_xlabel(f"{unit}{' of the day' if known.local_time is not None else ''}", fontsize=9)
     label = f"; bars: {signal.replace('_', ' ')}" if mark is not None else ""
-    write(figure, 90, height - 27, f"{title}   (step {step:,})", fontsize=11)
-    write(figure, 24, height / 2, f"{name.replace('_', ' ')}{label}", rotation=90, va="center", ha="center", fontsize=9)
-    _key(figure, here, height)
+    figure.text(0.07, 1 - 0.27 / height, f"{title}   (step {step:,})", fontsize=11)
+    figure.text(0.015, 0.5, f"{name.replace('_', ' ')}{label}", rotation=90, va="center", fontsize=9)
+    key = figure.add_axes((0.925, 0.3, 0.014, 0.4))
+    key.imshow(colormaps["RdBu_r"](np.linspace(1, 0, 100))[:, None], extent=(0, 1, 0, 1), aspect="auto")
+    key.set_xticks([])
+    shares = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
+    key.set_yticks(shares, [f"{value:.2g}" for value in np.quantile(here, shares)])
+    key.yaxis.tick_right()
+    key.tick_params(labelsize=7.5, length=2)
+    key.set_title("activation\n(by rank)", fontsize=8)
     return figure
 
 
@@ -135,46 +125,9 @@ def _range(values: np.ndarray) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _bands(x: np.ndarray, there: np.ndarray) -> Float[np.ndarray, "band 2"]:
-    """Return where readings in a row have a mark, up to halfway to their neighbours."""
-    middle = np.concatenate([x[:1], (x[:-1] + x[1:]) / 2, x[-1:]])
-    steps = np.diff(np.concatenate([[0], there.astype(int), [0]]))
-    return np.stack([middle[np.flatnonzero(steps == 1)], middle[np.flatnonzero(steps == -1)]], axis=1)
-
-
-class _Pieces:
-    """Lines whose pieces have the colour of their second end, broken at gaps; those of a colour are drawn at once."""
-
-    def __init__(self) -> None:
-        self.ends: list[np.ndarray] = []
-        self.shades: list[np.ndarray] = []
-
-    def add(self, panel: Panel, x: np.ndarray, y: np.ndarray, ranks: np.ndarray, gap: float) -> None:
-        near = (np.diff(x) <= gap) & ~np.isnan(ranks[1:])  # of a broken unit nothing is known
-        across, up = panel.across(x), panel.up(y)
-        ends = np.stack([across[:-1], up[:-1], across[1:], up[1:]], axis=1)[near]
-        self.ends.append(ends)
-        self.shades.append((ranks[1:][near] * _SHADES).astype(int))
-
-    def draw(self, figure: Figure) -> None:
-        ends, shades = np.concatenate(self.ends), np.concatenate(self.shades)
-        drawn = np.unique(shades)
-        for shade in drawn[
-            np.argsort(np.abs(drawn - _SHADES / 2), kind="stable")
-        ]:  # what is far from the median on top
-            these = ends[shades == shade]
-            x, y = (np.append(these[:, [i, i + 2]], np.full((len(these), 1), np.nan), axis=1) for i in (0, 1))
-            line(figure, x.ravel(), y.ravel(), color=colormaps["RdBu_r"]((shade + 0.5) / _SHADES), linewidth=1.6)
-
-
-def _key(figure: Figure, values: np.ndarray, height: int) -> None:
-    """Draw which colour is which rank, and the values there."""
-    size = round(height * 0.4)
-    colours = (colormaps["RdBu_r"](np.linspace(1, 0, size)) * 255).round().astype(np.uint8)
-    put(figure, colours[:, None].repeat(18, axis=1), 1184, round(height * 0.3))
-    key = Panel(figure, 1184, round(height * 0.3), 18, size)
-    key.frame("black", linewidth=0.5)
-    shares = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
-    for share, value in zip(shares, np.quantile(values, shares), strict=True):
-        write(figure, key.right + 5, float(key.up(share)), f"{value:.2g}", fontsize=7.5, va="center")
-    write(figure, 1193, key.top + 8, "activation\n(by rank)", fontsize=8, ha="center")
+def _coloured(ax: Axes, x: np.ndarray, y: np.ndarray, colour: np.ndarray, gap: float) -> None:
+    """Draw a line whose pieces have the colour of their second end, broken at gaps."""
+    near = np.diff(x) <= gap
+    pieces = np.stack([np.stack([x[:-1], y[:-1]], axis=1), np.stack([x[1:], y[1:]], axis=1)], axis=1)[near]
+    if len(pieces):
+        ax.add_collection(LineCollection(list(pieces), colors=colour[1:][near], linewidths=1.6))

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -17,16 +18,14 @@ from heartnet.diagnostics.attribution import Attribution
 from heartnet.figure_attribution import (
     MOST_CHANNELS,
     STRIP_COLUMNS,
-    around,
     attribution_rows,
     draw_steps,
     draw_strips,
-    name_panel,
+    name_axis,
+    name_rows,
     places_of,
     plain_name,
-    scale,
 )
-from heartnet.figure_panel import Panel, pixel_figure, write
 from heartnet.page.weeks import TICKS
 from heartnet.week_trace import WeekTrace
 
@@ -73,20 +72,18 @@ def week_figure(
     length = trace.length if trace is not None else float(len(attribution.inputs)) if attribution is not None else 1.0
     top = _signal_rows(attribution) if trace is None and attribution is not None else _trace_rows(trace)
     rows = [*top, *(attribution_rows(attribution) if attribution is not None and places is not None else [])]
-    figure, panels = _laid_out(rows, length, below=38 if trace is not None else 78)
-    names = list(panels)
-    for name, panel in panels.items():  # before their scales are known: what is drawn here goes from edge to edge
-        _time_grid(panel, trace, bottom=name == names[-1], top=name == names[0], shaded=name != "strips")
+    figure, axes = _laid_out(rows)
     if trace is not None:
-        _draw_trace(panels, trace)
+        _draw_trace(axes, trace)
     elif attribution is not None:
-        _draw_signals(panels, attribution)
+        _draw_signals(axes, attribution)
     if attribution is not None and places is not None:
         if attribution.steps is not None:
-            draw_steps(panels["logit"], attribution, places, threshold)
-        draw_strips(panels["strips"], attribution, places)
-    for panel in panels.values():
-        panel.frame()
+            draw_steps(axes["logit"], attribution, places, length, threshold)
+        draw_strips(axes["strips"], attribution, places, length)
+    for name, ax in axes.items():
+        ax.set_xlim(0, length)
+        _time_grid(ax, trace, bottom=ax is list(axes.values())[-1], top=ax is next(iter(axes.values())), name=name)
     calendar = trace is not None and trace.calendar
     _write(figure, words, attribution if places is not None else None, calendar=calendar)
     return figure
@@ -104,105 +101,111 @@ def _signal_rows(attribution: Attribution) -> list[tuple[str, int]]:
     return [(f"signal {channel}", 56) for channel in range(min(len(attribution.channels), MOST_CHANNELS))]
 
 
-def _laid_out(rows: Sequence[tuple[str, int]], length: float, below: int) -> tuple[Figure, dict[str, Panel]]:
-    """Return a figure and its panels from top to bottom."""
-    above, gap = 72, 9
+def _laid_out(rows: Sequence[tuple[str, int]]) -> tuple[Figure, dict[str, Axes]]:
+    """Return a figure and its axes from top to bottom, laid out by hand: matplotlib's own layout draws twice."""
+    above, gap, below = 72, 9, 38
     height = above + sum(size + gap for _, size in rows) + below
-    figure = pixel_figure(_WIDTH, height)
-    panels, at = {}, height - above
+    figure = Figure(figsize=(_WIDTH / 100, height / 100), dpi=100, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes, at = {}, height - above
     for name, size in rows:
         at -= size
-        panels[name] = Panel(figure, _LEFT, at, _WIDTH - _LEFT - _RIGHT, size, (0.0, length))
+        place = (_LEFT / _WIDTH, at / height, (_WIDTH - _LEFT - _RIGHT) / _WIDTH, size / height)
+        axes[name] = figure.add_axes(place)
+        axes[name].tick_params(labelsize=8, length=2, colors="#444444")
+        for side in axes[name].spines.values():
+            side.set_color("#bbbbbb")
         at -= gap
-    return figure, panels
+    return figure, axes
 
 
-def _draw_trace(panels: dict[str, Panel], trace: WeekTrace) -> None:
-    rate = panels["rate"]
-    low, high = (float(each) for each in (np.min(trace.low, initial=50), np.max(trace.high, initial=110)))
-    rate.y = (low - 3, high + 3)
-    rate.spans(trace.centre, trace.low, trace.high, color=_SPAN, linewidth=1.3)
+def _draw_trace(axes: dict[str, Axes], trace: WeekTrace) -> None:
+    rate = axes["rate"]
+    rate.vlines(trace.centre, trace.low, trace.high, colors=_SPAN, linewidth=1.3)
     time, middle = (np.insert(each, trace.breaks, np.nan) for each in (trace.centre, trace.middle))
-    rate.line(time, middle, color=_RATE, linewidth=1.0)
+    rate.plot(time, middle, color=_RATE, linewidth=1.0)
     alone = np.isnan(np.append(middle[1:], np.nan)) & np.isnan(np.append(np.nan, middle[:-1])) & ~np.isnan(middle)
-    rate.line(time[alone], middle[alone], color=_RATE, linestyle="none", marker=".", markersize=2)
-    scale(rate, 5, integer=True)
-    name_panel(rate, "heart rate\n(bpm)")
-    if "steps" in panels:
-        steps = panels["steps"]
-        steps.y = (0.0, float(trace.steps.max()) * 1.05)
-        edges = np.minimum(np.arange(len(trace.steps) + 1) * trace.steps_width, trace.length)
-        bars = np.stack([edges[:-1], edges[1:], np.zeros(len(trace.steps)), trace.steps], axis=1)
-        steps.boxes(bars[trace.steps > 0], _STEPS)
-        scale(steps, 2, integer=True)
-        name_panel(steps, f"steps in\n{_span(trace.steps_width)}")
-    lanes = panels["lanes"]
-    lanes.y = (len(trace.lanes) - 0.5, -0.5)
+    rate.plot(time[alone], middle[alone], ".", color=_RATE, markersize=2)
+    low, high = (float(each) for each in (np.min(trace.low, initial=50), np.max(trace.high, initial=110)))
+    rate.set_ylim(low - 3, high + 3)
+    rate.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    name_axis(rate, "heart rate\n(bpm)")
+    if "steps" in axes:
+        edges = np.arange(len(trace.steps) + 1) * trace.steps_width
+        axes["steps"].stairs(trace.steps, edges, fill=True, color=_STEPS)  # bars would take half of all the time
+        axes["steps"].yaxis.set_major_locator(MaxNLocator(2, integer=True))
+        axes["steps"].set_ylim(bottom=0)
+        name_axis(axes["steps"], f"steps in\n{_span(trace.steps_width)}")
+    lanes = axes["lanes"]
     for place, (name, bands) in enumerate(trace.lanes.items()):
         if bands is None:
-            write(lanes.figure, lanes.left + 4, float(lanes.up(place)), "not recorded", fontsize=7.5, color="#777777",
-                  va="center")  # fmt: skip
+            lanes.text(trace.length * 0.005, place, "not recorded", fontsize=7.5, color="#777777", va="center")
             continue
         at_least = trace.length / 900  # one pixel
-        spans = [(begin, max(end, begin + at_least), place + 0.36, place - 0.36) for begin, end in bands]
-        lanes.boxes(np.array(spans).reshape(-1, 4), _LANES.get(name, "#888888"))
-    lanes.beside(range(len(trace.lanes)), [plain_name(name) for name in trace.lanes], ticks=False)
+        spans = [(begin, max(end - begin, at_least)) for begin, end in bands]
+        lanes.broken_barh(spans, (place - 0.36, 0.72), color=_LANES.get(name, "#888888"), linewidth=0)
+    name_rows(lanes, [plain_name(name) for name in trace.lanes])
 
 
-def _draw_signals(panels: dict[str, Panel], attribution: Attribution) -> None:
+def _draw_signals(axes: dict[str, Axes], attribution: Attribution) -> None:
     for channel in range(min(len(attribution.channels), MOST_CHANNELS)):
-        panel, values = panels[f"signal {channel}"], attribution.inputs[:, channel]
+        ax, values = axes[f"signal {channel}"], attribution.inputs[:, channel]
         edges = _edges(len(values), 2 * STRIP_COLUMNS)
         middles = (edges[:-1] + edges[1:]) / 2
         low, high = (np.array([pick(values[a:b]) for a, b in pairwise(edges)]) for pick in (np.min, np.max))
-        panel.y = around(low, high)
-        panel.spans(middles, low, high, color=_SPAN, linewidth=1.3)
-        panel.line(middles, (low + high) / 2, color=_RATE, linewidth=0.9)
-        scale(panel, 3)
-        name_panel(panel, f"{plain_name(attribution.channels[channel])}\nas the\nnetwork\nsees it")
+        ax.fill_between(middles, low, high, color=_SPAN, linewidth=0.6)
+        ax.plot(middles, (low + high) / 2, color=_RATE, linewidth=0.9)
+        ax.yaxis.set_major_locator(MaxNLocator(3))
+        name_axis(ax, f"{plain_name(attribution.channels[channel])}\nas the\nnetwork sees it")
 
 
-def _time_grid(panel: Panel, trace: WeekTrace | None, *, bottom: bool, top: bool, shaded: bool) -> None:
+def _time_grid(ax: Axes, trace: WeekTrace | None, *, bottom: bool, top: bool, name: str) -> None:
     """Draw days and nights of a calendar week, times of another, positions of a sequence from elsewhere."""
+    ax.tick_params(labelbottom=False, bottom=False)
     if trace is None:
         if bottom:
-            places = [each for each in MaxNLocator(9, integer=True).tick_values(*panel.x) if 0 <= each <= panel.x[1]]
-            panel.below(places, [f"{each:g}" for each in places])
-            middle = (panel.left + panel.right) / 2
-            write(panel.figure, middle, panel.bottom - 32, "position in the sequence", fontsize=8, ha="center")
+            ax.tick_params(labelbottom=True, bottom=True)
+            ax.set_xlabel("position in the sequence", fontsize=8)
         return
     if trace.calendar:
-        days = np.arange(7) * 86_400.0
-        if shaded:
-            nights = np.stack([days + _NIGHT[0] * 3600, days + _NIGHT[1] * 3600], axis=1)
-            panel.boxes(np.append(nights, np.tile(panel.y, (7, 1)), axis=1), "#eceef4", zorder=0)
-        _upright(panel, days[1:], color="#9a9a9a", linewidth=0.7)
-        if top:
-            dates = [(trace.start + timedelta(days=day)).strftime("%a %d %b").replace(" 0", " ") for day in range(7)]
-            panel.above(days + 43_200, dates, ticks=False, fontsize=8.5)
+        ax.set_xticks([])
+        for day in range(7):
+            begin = day * 86_400
+            if name != "strips":
+                ax.axvspan(begin + _NIGHT[0] * 3600, begin + _NIGHT[1] * 3600, color="#eceef4", linewidth=0, zorder=0)
+            if day:
+                ax.axvline(begin, color="#9a9a9a", linewidth=0.7, zorder=1)
+            if top:
+                label = (trace.start + timedelta(days=day)).strftime("%a %d %b").replace(" 0", " ")
+                ax.annotate(
+                    label, (begin + 43_200, 1), xycoords=("data", "axes fraction"), xytext=(0, 4),
+                    textcoords="offset points", ha="center", fontsize=8.5, color="#444444",
+                )  # fmt: skip
         return
     step = next(each for each in TICKS if each * 9 >= trace.length)
     zero = (trace.start - trace.start.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds()
     ticks = np.arange(-(-zero // step) * step, zero + trace.length + 1e-9, step) - zero
     form = "%H:%M:%S" if step < 60 else "%H:%M" if step < 86_400 else "%d %b"
-    _upright(panel, ticks, color=_GRID, linewidth=0.6)
+    ax.set_xticks(ticks)
+    ax.grid(axis="x", color=_GRID, linewidth=0.6)
     if top:
-        times = [(trace.start + timedelta(seconds=float(tick))).strftime(form) for tick in ticks]
-        panel.above(ticks, times, ticks=False, fontsize=8.5)
-
-
-def _upright(panel: Panel, places: npt.NDArray[Any], **style: Any) -> None:
-    panel.spans(places, np.full(len(places), panel.y[0]), np.full(len(places), panel.y[1]), zorder=1, **style)
+        for tick in ticks:
+            ax.annotate(
+                (trace.start + timedelta(seconds=float(tick))).strftime(form), (tick, 1),
+                xycoords=("data", "axes fraction"), xytext=(0, 4), textcoords="offset points", ha="center",
+                fontsize=8.5, color="#444444",
+            )  # fmt: skip
 
 
 def _write(figure: Figure, words: Words, attribution: Attribution | None, *, calendar: bool) -> None:
     height = figure.get_figheight() * 100
+    # As it is written: a user may be called `$x$`, which matplotlib would take for a formula.
     about = " ".join(words.about.splitlines())
-    write(figure, 14, height - 22, words.title, fontsize=11.5, fontweight="bold")
-    write(figure, 14, height - 42, about, fontsize=8.8, color="#333333")
+    figure.text(14 / _WIDTH, 1 - 22 / height, words.title, fontsize=11.5, fontweight="bold", parse_math=False)
+    figure.text(14 / _WIDTH, 1 - 42 / height, about, fontsize=8.8, color="#333333", parse_math=False)
     if words.simulated:
-        write(
-            figure, _WIDTH - _RIGHT, height - 22, "simulated", fontsize=9, ha="right", color="#6b4a00",
+        figure.text(
+            1 - _RIGHT / _WIDTH, 1 - 22 / height, "simulated", fontsize=9, ha="right", color="#6b4a00",
             bbox={"facecolor": "#fff3d6", "edgecolor": "#d98a1f", "boxstyle": "round,pad=0.3", "linewidth": 0.8},
         )  # fmt: skip
     if attribution is None:
@@ -216,7 +219,7 @@ def _write(figure: Figure, words: Words, attribution: Attribution | None, *, cal
         below += " Shaded: midnight to 06:00."
     if attribution.beside:
         below += f" Age, sex, BMI and the like: {attribution.beside:+.2g}."
-    write(figure, 14, 8, below, fontsize=7.8, color="#555555", va="bottom")
+    figure.text(14 / _WIDTH, 8 / height, below, fontsize=7.8, color="#555555", va="bottom")
 
 
 def _span(seconds: float) -> str:

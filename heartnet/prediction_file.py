@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,7 +86,9 @@ class PredictionFile:
     def _partial(self) -> Path:
         if self._folder is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.partial-", dir=self.path.parent))
+            # Known before it is there, so that an interruption between the two leaves nothing.
+            self._folder = self.path.with_name(f".{self.path.name}.partial-{secrets.token_hex(8)}")
+            self._folder.mkdir(mode=0o700)
         return self._folder
 
     @contextmanager

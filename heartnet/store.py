@@ -15,8 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -80,12 +80,20 @@ class StoreWriter:
         return self._folder
 
     def __enter__(self) -> StoreWriter:
-        with self._told():
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.partial-", dir=self.path.absolute().parent))
-            self._folder.chmod(0o777 & ~_umask())
+        try:
+            with self._told():
+                # Known before it is there, so that an interruption between the two leaves nothing.
+                self._folder = self.path.absolute().with_name(f".{self.path.name}.partial-{secrets.token_hex(8)}")
+                self._folder.mkdir()
+        except BaseException:
+            self._remove()
+            raise
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
         for array in self._arrays.values():
             array.close()
         if self._folder is not None:
@@ -442,9 +450,3 @@ def _sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -92,3 +93,16 @@ def make_weeks() -> Callable[..., Any]:
         return Weeks(readings, local, offsets, table, conditions)
 
     return make
+
+
+@pytest.fixture
+def interrupted_at_mkdir(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupt once a hidden folder, in which something is to grow, has appeared."""
+    real = Path.mkdir
+
+    def mkdir(self: Path, *arguments: Any, **named: Any) -> None:
+        real(self, *arguments, **named)
+        if ".partial-" in self.name:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)

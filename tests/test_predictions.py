@@ -228,6 +228,14 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
             file.finish()
 
 
+@pytest.mark.usefixtures("interrupted_at_mkdir")
+def test_an_interrupt_as_its_folder_appears_leaves_nothing(tmp_path: Path) -> None:
+    rows = some(np.random.default_rng(0), 3, 0)
+    with pytest.raises(KeyboardInterrupt), PredictionFile(tmp_path / "it.parquet", rows_in_memory=1) as file:
+        file.add(rows)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_many_weeks_never_sit_in_memory(tmp_path: Path) -> None:
     """Of 400,000 rows, mostly random numbers, a fifth or so is in memory at a time; all of them would be 100 MB."""
 

@@ -205,6 +205,13 @@ def test_a_full_disk_or_an_interrupt_leaves_nothing(
     assert len(open_store(store)) == 3
 
 
+@pytest.mark.usefixtures("interrupted_at_mkdir")
+def test_an_interrupt_as_its_folder_appears_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write_store(make_weeks([4]), tmp_path / "new")
+    assert listing(tmp_path) == []
+
+
 def test_a_full_device_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`/dev/full` takes the place of the readings: writing to it fails as on a full disk."""
     if not Path("/dev/full").exists():

@@ -186,6 +186,22 @@ def test_scores_of_a_narrow_range_are_no_pattern() -> None:
         assert not search(table, odds, labels(rng, table, odds)).patterns
 
 
+def test_flatter_curves_that_rank_better_all_the_same_are_no_pattern() -> None:
+    """Where scores lie far apart, half of what they say can rank better than all of it elsewhere."""
+    table, signal, rng = people(500, 4000)
+    old = (table["device"] == "old").to_numpy()
+    far = np.where(old, 4 * signal, signal)
+    value = labels(rng, table, np.where(old, 0.5, 1.0) * far)
+    assert roc_auc_score(value[old], far[old]) > roc_auc_score(value[~old], far[~old]) + 0.05
+    users = np.arange(4000)
+    contributions = Telling(expit(far), value, users, 4000).contributions(old, 0.2)
+    assert contributions is not None
+    assert deviation(contributions) > 3  # flatter, beyond chance, by more than a fifth
+    assert not search(table, far, value).patterns
+    near = labels(rng, table, np.where(old, 0.1, 1.0) * signal)
+    assert [pattern.words for pattern in search(table, signal, near).patterns] == ["device = old"]
+
+
 def test_proxies_are_named_with_the_one_that_explains_best() -> None:
     table, signal, rng = people(7, 1500)
     old = (table["device"] == "old").to_numpy()

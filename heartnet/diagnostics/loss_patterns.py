@@ -24,6 +24,7 @@ from heartnet.diagnostics.loss_patterns_found import LossPattern, Pattern, Searc
 from heartnet.diagnostics.loss_patterns_groups import in_and_out
 from heartnet.diagnostics.loss_patterns_proposals import Flags, holds, large_enough, proposals, words
 from heartnet.diagnostics.loss_patterns_telling import Telling, chance_of, deviation, holm, how_many
+from heartnet.resampling import auroc
 
 Floats = npt.NDArray[np.float64]
 _Strength = tuple[float, tuple[int, ...]]
@@ -144,6 +145,21 @@ class _Half:
         }
         return {place: it for place, it in each.items() if it is not None}
 
+    def ranked_worse(self, scope: Sequence[int], rows: Flags, inside: Flags) -> bool:
+        """Return whether the AUROC inside is lower than outside, on average over conditions."""
+        lost = []
+        for place in scope:
+            known = rows & ~np.isnan(self.values[:, place])
+            one, other = (self._auroc(place, known & each) for each in (inside, ~inside))
+            lost.append(other - one)
+        return float(np.nanmean(lost)) > 0 if np.isfinite(lost).any() else False
+
+    def _auroc(self, place: int, rows: Flags) -> float:
+        value = self.values[rows, place]
+        if not 0 < value.sum() < len(value):
+            return math.nan
+        return float(auroc(self.scores[rows, place], value)(np.ones((len(value), 1)))[0])
+
 
 def _propose(half: _Half) -> tuple[int, list[_Chosen]]:
     """Return how many patterns were looked at, and the best, each chosen with the weeks of all others left out.
@@ -178,9 +194,11 @@ class _Looks:
 
     def best(self, without: Sequence[Pattern]) -> Pattern | None:
         """Return the most promising pattern, if there is one."""
-        found = self._strengths(without)
-        best = max(found, key=lambda pattern: found[pattern][0], default=None)
-        return best if best is not None and found[best][0] >= PROMISING else None
+        found, rows = self._strengths(without), self._rows(without)
+        promising = [pattern for pattern, (z, _) in found.items() if z >= PROMISING]
+        promising.sort(key=lambda pattern: -found[pattern][0])
+        worse = (each for each in promising if self.half.ranked_worse(found[each][1], rows, self.members[each]))
+        return next(worse, None)
 
     def about(self, pattern: Pattern, without: Sequence[Pattern]) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """Return of which conditions a pattern tells, and which others tell the same, in words."""
@@ -242,13 +260,14 @@ def _test(
     seed: int,
 ) -> Search:
     members = [holds(it.clauses, half.weeks) for it in chosen]
-    chances, deviations = [], []
+    chances, deviations, worse = [], [], []
     for i, it in enumerate(chosen):
         rows = ~np.logical_or.reduce([np.zeros(len(half.users), dtype=bool), *members[:i], *members[i + 1 :]])
         found = half.contributions(half.conditions(rows), rows, members[i] & rows, LESS)
         total = sum((found[place] for place in it.scope if place in found), np.zeros(half.people))
         chances.append(chance_of(total, seed=seed) if total.any() else 1.0)
         deviations.append(deviation(total))
+        worse.append(half.ranked_worse(it.scope, rows, members[i]))
     corrected = holm(chances)
     patterns = [
         LossPattern(
@@ -272,7 +291,7 @@ def _test(
             ),
         )
         for i, it in enumerate(chosen)
-        if corrected[i] <= LEVEL
+        if corrected[i] <= LEVEL and worse[i]
     ]
     tried = tuple((words(it.clauses), corrected[i]) for i, it in enumerate(chosen))
     return Search(so_far.weeks, so_far.people, so_far.by, so_far.looked_at, tried, tuple(patterns))

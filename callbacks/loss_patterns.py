@@ -34,10 +34,11 @@ class LossPatterns(OnPredictions):
     exercise, travel, hourly features: `heartnet.predictions.KNOWN`), and pairs of those that look best. The people are
     split in halves: what looks best on the one half, each with the weeks of the others left out, is tested so on the
     other, corrected for how many were tried. There scores have to tell less by more than a fifth, so that differences
-    too small to matter are not named, however many people there are (`heartnet.diagnostics.loss_patterns`). Losses are
-    held against wins with the same scores: more people with the condition inside, metadata that tell rightly, or scores
-    of a narrow range make no pattern (`heartnet.diagnostics.loss_patterns_telling`). Patterns that say the same are
-    named with the one that explains best. Conditions are searched one by one and all together.
+    too small to matter are not named, however many people there are, and to rank worse (AUROC) than outside
+    (`heartnet.diagnostics.loss_patterns`). Losses are held against wins with the same scores: more people with the
+    condition inside, metadata that tell rightly, or scores of a narrow range make no pattern
+    (`heartnet.diagnostics.loss_patterns_telling`). Patterns that say the same are named with the one that explains
+    best. Conditions are searched one by one and all together.
 
     Findings: each pattern that holds, with people and weeks it touches, AUROC, Brier score and calibration offset
     inside and outside on the half kept aside, and what may help; or that there is none, or too few people to look.

@@ -366,7 +366,8 @@ def test_of_long_weeks_a_look_takes_two() -> None:
     assert some["scale"] is long["scale"]
     assert len(some_rows({"inputs": torch.rand(8, READINGS * 3, 1)})["inputs"]) == 2
     assert len(some_rows({"inputs": torch.rand(8, READINGS // 5, 1)})["inputs"]) == 5
-    for batch in ({"inputs": torch.rand(8, READINGS // 8, 3)}, {"x": long["inputs"]}, (long["inputs"],)):
+    short, empty = {"inputs": torch.rand(8, READINGS // 8, 3)}, {"inputs": torch.rand(8, 0, 3)}
+    for batch in (short, empty, {"x": long["inputs"]}, (long["inputs"],)):
         assert some_rows(batch) is batch
 
 

@@ -119,7 +119,7 @@ def some_rows(batch: Any) -> Any:
     inputs = batch.get("inputs") if isinstance(batch, Mapping) else None
     if not isinstance(inputs, Tensor) or inputs.dim() != 3:
         return batch
-    count = max(READINGS // inputs.shape[1], 2)
+    count = max(READINGS // max(inputs.shape[1], 1), 2)
     return rows_of(batch, np.linspace(0, len(inputs) - 1, count).astype(int).tolist()) if count < len(inputs) else batch
 
 

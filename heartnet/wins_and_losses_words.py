@@ -63,12 +63,16 @@ def finding_of(it: ChosenWeeks, split: str, *, simulated: bool, step: int) -> Fi
     """Return what is to be said of a condition's wins and losses."""
     what = "simulated weeks" if simulated else "weeks"
     lost = f" {it.not_finite:,} more have a score that is NaN or infinite." if it.not_finite else ""
+    if it.same and it.weeks:
+        lost = f" {it.same:,} more are of folds whose network gives all weeks one score, so that none stands out.{lost}"
     where = f"{split}: {it.target}"
     if it.threshold is None:
         alike = (
             "all scores are the same" if 0 < it.positive < it.weeks else f"all {'have' if it.positive else 'lack'} it"
         )
         why = f"of {it.weeks:,} {what}, {alike}" if it.weeks else "of no week both label and score are known"
+        if it.same and not it.weeks:
+            why = f"of {it.same:,} {what}, each fold's network gives all of its own one score"
         message = f"Nothing can be called right or wrong: {why}.{lost}"
         return Finding(CHECK, "unknown", where, None, None, "", message, (), step)
     wrong = sum(it.found[kind] for kind in LOSSES)

@@ -226,7 +226,7 @@ def test_one_can_page_through_wins_and_losses(run: Path) -> None:
     words = " ".join(reader.text.split())
     assert "6 pictures are left out" in words, "the validation's, whose weeks are in a table"
     assert "diabetes validation; 6 weeks" in words
-    assert "1 of 6: false positive, has it not, but scored high" in words
+    assert "1 of 6: false positive, has it not, but is called positive" in words
     assert "a table" not in words
     assert "device" not in words[words.index("Wins and losses The weeks") : words.index("Curves Over")]
     assert words.count("wins_and_losses/") == 0, "their pictures stand here alone"

@@ -154,11 +154,36 @@ def test_the_highest_network_does_not_give_all_false_positives(tmp_path: Path) -
     assert "called positive from the level of their fold's network on (scores of 0.0522 to 0.957)" in message
 
 
+def test_a_network_that_says_the_same_of_everybody_has_no_worst_week(tmp_path: Path) -> None:
+    """Two such networks: nothing is right or wrong; one beside one that ranks: the other's weeks alone are chosen."""
+    value, fold = [0, 1, 0, 1] * 2, [0] * 4 + [1] * 4
+    flat = np.nextafter(np.float32(0.02), np.float32(1))  # off by rounding
+    score = [0.02, 0.02, flat, 0.02] + [0.9] * 4
+    it = wins_and_losses(with_folds(written(tmp_path, range(8), value, score), fold), "risk")
+    assert (it.threshold, it.weeks, it.same) == (None, 0, 8)
+    assert it.table.is_empty()
+    finding = finding_of(it, "test", simulated=False, step=0)
+    assert finding.status == "unknown"
+    assert "of 8 weeks, each fold's network gives all of its own one score" in finding.message
+    score[4:] = [0.1, 0.4, 0.3, 0.2]
+    it = wins_and_losses(with_folds(written(tmp_path, range(8), value, score), fold), "risk")
+    assert (it.weeks, it.same, it.positive) == (4, 4, 2)
+    assert {kind: it.table.filter(kind=kind)["week"].to_list() for kind in KINDS} == {
+        "false_positive": [6], "false_negative": [7], "true_positive": [5], "true_negative": [4],
+    }  # fmt: skip
+    message = finding_of(it, "test", simulated=False, step=0).message
+    assert " 4 more are of folds whose network gives all weeks one score, so that none stands out." in message
+
+
 def test_where_no_fold_has_both_all_are_taken_as_one(tmp_path: Path) -> None:
     value, score = [0, 1, 0, 1], [0.2, 0.6, 0.7, 0.3]
     file = written(tmp_path, range(4), value, score)
     one = wins_and_losses(file, "risk").table
     assert wins_and_losses(with_folds(file, range(4)), "risk").table["week"].to_list() == one["week"].to_list()
+    alike = written(tmp_path, range(6), [0, 0, 1, 1, 0, 0], [0.2, 0.2, 0.6, 0.6, 0.7, 0.7])  # a person a fold
+    it = wins_and_losses(with_folds(alike, [0, 0, 1, 1, 2, 2]), "risk")
+    assert (it.weeks, it.same) == (6, 0)
+    assert it.table.filter(kind="false_positive")["week"].to_list() == [4, 5]
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from heartnet.diagnostics.within_folds import from_own_level, level_of
+from heartnet.diagnostics.within_folds import from_own_level, level_of, says_the_same
 from heartnet.predictions import COLUMNS, FOLD, NETWORK, scored_weeks
 
 KINDS: Mapping[str, str] = {
-    "false_positive": "has it not, but scored high",
-    "false_negative": "has it, but scored low",
-    "true_positive": "has it, and scored high",
-    "true_negative": "has it not, and scored low",
+    "false_positive": "has it not, but is called positive",
+    "false_negative": "has it, but is not called positive",
+    "true_positive": "has it, and is called positive",
+    "true_negative": "has it not, and is not called positive",
 }
-"""Kinds of weeks, losses first, and what each means."""
+"""Kinds of weeks, losses first, and what each means. Called positive are those with the highest scores of their
+network, as many as have it (`ChosenWeeks.threshold`): of a rare condition a score of 0.02 may be among them."""
 
 LOSSES = ("false_positive", "false_negative")
 
@@ -39,7 +40,7 @@ class ChosenWeeks:
 
     Attributes:
         target: the condition.
-        weeks, users: with a known label and a finite score.
+        weeks, users: with a known label and a finite score, without those left out.
         positive: of the weeks, those that have the condition.
         threshold: a week counts as called positive from this score on. It is the score at which as many weeks are
             called positive as are, so that a network that ranks well but never says more than 0.2 of a rare condition
@@ -47,6 +48,8 @@ class ChosenWeeks:
             cross-validation it is the median of `thresholds`.
         thresholds: of a cross-validation, that of each fold's network, by the fold's name.
         not_finite: weeks whose score is NaN or infinite; they are left out.
+        same: of a cross-validation, weeks of a network that gives all of its weeks one score, so that none of them is
+            worst or best (`heartnet.diagnostics.within_folds.says_the_same`); they are left out, too.
         found: by kind how many weeks are of it.
         people: by kind, of how many people.
         passed_over: by kind, weeks that would have been chosen, had their person not already had enough.
@@ -65,6 +68,7 @@ class ChosenWeeks:
     passed_over: Mapping[str, int]
     table: pl.DataFrame
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    same: int = 0
 
     def threshold_of(self, row: Mapping[str, Any]) -> float | None:
         """Return the score from which on the network of a week counts as calling it positive; a row of `table`."""
@@ -92,7 +96,10 @@ def wins_and_losses(file: Path, target: str, *, count: int = 3, each: int = 1) -
     """
     all_weeks = scored_weeks(file, target)
     finite = np.isfinite(all_weeks["score"])
-    user, value, score, fold = (all_weeks[name][finite] for name in ("user", "value", "score", "fold"))
+    same = np.zeros(len(finite), dtype=bool)
+    same[finite] = says_the_same(*(all_weeks[name][finite] for name in ("score", "value", "fold")))
+    kept = np.flatnonzero(finite & ~same)
+    user, value, score, fold = (all_weeks[name][kept] for name in ("user", "value", "score", "fold"))
     threshold, above, thresholds = _levels(file, target, score, value, fold)
     found, people, passed_over, chosen = {}, {}, {}, {}
     for kind in KINDS if threshold is not None else ():
@@ -111,8 +118,9 @@ def wins_and_losses(file: Path, target: str, *, count: int = 3, each: int = 1) -
         found=found,
         people=people,
         passed_over=passed_over,
-        table=_table(file, target, {kind: np.flatnonzero(finite)[places] for kind, places in chosen.items()}),
+        table=_table(file, target, {kind: kept[places] for kind, places in chosen.items()}),
         thresholds=thresholds,
+        same=int(same.sum()),
     )
 
 

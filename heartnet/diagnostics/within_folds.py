@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from heartnet.resampling import Statistic, auroc
 
@@ -19,6 +19,8 @@ ONE_CLASS = (
 """What has to be said where no fold has both classes, as where each person is a fold (A. Airola and others, "An
 experimental comparison of cross-validation techniques for estimating the area under the ROC curve", Computational
 Statistics & Data Analysis 55, 2011). An AUROC of all weeks above 0.5 still tells, one at it or below does not."""
+
+_ROUNDING = 1e-6  # relative: what rounding in 32 bits makes of one score
 
 
 def auroc_within(
@@ -89,6 +91,26 @@ def on_one_level(
     return found
 
 
+def says_the_same(
+    score: Float[np.ndarray, " week"], value: Float[np.ndarray, " week"], fold: Shaped[np.ndarray, " week"]
+) -> Bool[np.ndarray, " week"]:
+    """Return which weeks are of a network that gives all of its weeks one score, `[week]`: none of them stands out.
+
+    Of one network alone, or where no fold has both classes, there are none: then all weeks are compared.
+
+    Args:
+        score: finite.
+        value: 1 or 0.
+        fold: which network scored the week.
+    """
+    found = np.zeros(len(score), dtype=bool)
+    places = [np.flatnonzero(fold == each) for each in np.unique(fold)]
+    if len(places) > 1 and any(0 < value[place].sum() < len(place) for place in places):
+        for place in places:
+            found[place] = len(place) > 1 and np.ptp(score[place]) <= _ROUNDING * np.abs(score[place]).max()
+    return found
+
+
 def from_own_level(
     score: Float[np.ndarray, " week"], value: Float[np.ndarray, " week"], fold: Shaped[np.ndarray, " week"]
 ) -> tuple[Float[np.ndarray, " week"], dict[int, float]]:
@@ -105,7 +127,7 @@ def from_own_level(
     Args:
         score: probabilities, finite.
         value: 1 or 0; both are there.
-        fold: which network scored the week.
+        fold: which network scored the week; none of one that `says_the_same`, which has no level to stand out from.
     """
     inside = np.clip(score, 1e-12, 1 - 1e-12)
     logit = np.log(inside / (1 - inside))

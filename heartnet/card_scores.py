@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,16 @@ from heartnet.chosen_checkpoint import Chosen
 from heartnet.diagnostics.comparison import FEWEST
 from heartnet.diagnostics.people_scores import people_scores
 from heartnet.diagnostics.people_verdicts import people_finding, people_markdown, wear_markdown
-from heartnet.diagnostics.score_quality import agreement, quality
+from heartnet.diagnostics.score_quality import Quality, agreement, quality
 from heartnet.diagnostics.wear_reliability import wear_reliability
-from heartnet.diagnostics.within_folds import ONE_CLASS, on_one_level
+from heartnet.diagnostics.within_folds import EACH_WEEK, ONE_CLASS, WITHIN_FIRST, on_one_level
 from heartnet.people import Way, person_table
-from heartnet.predictions import COLUMNS, FOLD, NETWORK, aurocs_within, prediction_files, score_table
+from heartnet.predictions import COLUMNS, FOLD, NETWORK, TOGETHER, prediction_files, score_tables, with_fold
 from heartnet.resampling import Interval
 from heartnet.synthetic import TARGETS
 
 _DRAWS = 1000
+_NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
 def read_test(folder: Path) -> pl.DataFrame:
@@ -33,9 +35,7 @@ def read_test(folder: Path) -> pl.DataFrame:
     frames = [pl.DataFrame(schema=schema)]
     for file in prediction_files(folder):
         try:
-            found = pl.read_parquet(file, glob=False)
-            if file.parent != folder:  # folds that were not put together
-                found = found.with_columns(pl.lit(file.parent.name).alias(FOLD))
+            found = with_fold(pl.read_parquet(file, glob=False), file, folder)
             frames.append(
                 found.select(
                     (pl.col(name) if name in found.columns else pl.lit(None).alias(name)).cast(dtype)
@@ -81,40 +81,50 @@ def _kind(known: pl.DataFrame) -> str:
 
 
 def _conditions(mine: pl.DataFrame, targets: Sequence[str]) -> list[str]:
-    lines = [
-        "| condition | weeks | people with it | without | AUROC | average precision | Brier score | calibration slope "
-        "| calibration error, less luck |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    few, within, alone = [], [], []
+    qualities = []
     for target in targets:
         part = mine.filter(pl.col("target") == target)
         score, value = (part[name].to_numpy().astype(np.float64) for name in ("score", "value"))
         folds = part[FOLD].to_numpy() if part[FOLD].n_unique() > 1 else None
         it = quality(target, score, value, part["user_id"].to_numpy(), folds=folds, draws=_DRAWS)
-        if not math.isnan(it.within.value):
-            within.append(f"{target} {_shown(it.within)}")
-        elif folds is not None and it.calibration is not None:
-            alone.append(target)
-        cells = [f"{it.weeks:,}", f"{it.having:,}", f"{it.without:,}", _shown(it.auroc), _shown(it.average_precision)]
-        found = it.calibration
-        cells += ["–"] * 3 if found is None else [_shown(each) for each in (found.brier, found.slope, found.error)]
-        lines.append(f"| {target} | {' | '.join(cells)} |")
-        if min(it.having, it.without) < FEWEST:
-            few.append(target)
+        qualities.append(it)
+    several = any(it.folds > 1 for it in qualities)
+    within = any(not math.isnan(it.within.value) for it in qualities)
+    heads = ["condition", "weeks", "people with it", "without", *(["AUROC within folds"] if within else [])]
+    heads += [f"AUROC{f', {TOGETHER}' if several else ''}", "average precision", "Brier score", "calibration slope"]
+    heads += ["calibration error, less luck"]
+    lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
+    for it in qualities:
+        lines.append(f"| {it.target} | {' | '.join(_cells(it, within=within))} |")
         if it.diverged:
-            lines.append(f"| {target} | NaN or infinite for {it.diverged:,} weeks: it has diverged | | | | | | | |")
-    if within:
-        how = "The folds' networks need not score on one scale. With only such weeks compared as one network scored"
-        lines += ["", f"{how}, the AUROC is: {', '.join(within)}."]
-    if alone:
+            told = f"NaN or infinite for {it.diverged:,} weeks: it has diverged"
+            lines.append(f"| {it.target} | {told} |{' |' * (len(heads) - 2)}")
+    if several:
+        why = f"{WITHIN_FIRST} All other scores here are of" if within else "All scores here are of"
+        lines += ["", f"{EACH_WEEK} {why} {TOGETHER}."]
+    if alone := [it.target for it in qualities if it.folds > 1 and it.calibration and math.isnan(it.within.value)]:
         lines += ["", f"{', '.join(alone)}: {ONE_CLASS}."]
-    if few:
+    if few := [it.target for it in qualities if _few(it) and not it.diverged]:
         lines += [
             "",
-            f"Fewer than {FEWEST} people with or without {', '.join(few)}: too few for these intervals to hold.",
+            f"Fewer than {FEWEST} people with or without {', '.join(few)}: too few to tell how good the scores are and "
+            "whether they are calibrated, so there are no intervals.",
         ]
     return lines
+
+
+def _few(it: Quality) -> bool:
+    return min(it.having, it.without) < FEWEST
+
+
+def _cells(it: Quality, *, within: bool) -> list[str]:
+    """Return what stands beside the name of a condition; of too few people the numbers without intervals."""
+    scores = [*([it.within] if within else []), it.auroc, it.average_precision]
+    found = it.calibration
+    scores += [_NOTHING] * 3 if found is None else [found.brier, found.slope, found.error]
+    if _few(it):
+        scores = [replace(each, low=math.nan, high=math.nan) for each in scores]
+    return [f"{it.weeks:,}", f"{it.having:,}", f"{it.without:,}", *map(_shown, scores)]
 
 
 def _synthetic(mine: pl.DataFrame, targets: Sequence[str]) -> list[str]:
@@ -133,16 +143,16 @@ def _others(known: pl.DataFrame, targets: Sequence[str], kind: str) -> list[str]
     if set(known["model"].unique()) <= {NETWORK}:
         return ["", "Beside simple models: unknown, the run did not fit any (`+callbacks=baseline`)."]
     score = "auroc" if kind == "conditions" else "r2"
-    table = score_table(known, kind)
-    models = table["model"].unique(maintain_order=True).to_list()
     title = "AUROC" if kind == "conditions" else "variance explained"
-    scores = {
-        target: dict(table.filter(pl.col("target") == target).select("model", score).iter_rows()) for target in targets
-    }
-    lines = _compared(title, models, scores)
-    within = aurocs_within(known)
-    if any(value == value for by_model in within.values() for value in by_model.values()):
-        lines += _compared("AUROC within folds", models, {target: within.get(target, {}) for target in targets})
+    lines = []
+    for over, table in score_tables(known, kind).items():
+        scores = {
+            target: dict(table.filter(pl.col("target") == target).select("model", score).iter_rows())
+            for target in targets
+        }
+        models = table["model"].unique(maintain_order=True).to_list()
+        head = f"{title}{',' if over == TOGETHER else ''} {over}".strip()
+        lines += _compared(head, models, scores)
     return lines
 
 
@@ -195,6 +205,4 @@ def _people(test: pl.DataFrame, targets: Sequence[str], networks: Sequence[Chose
 
 
 def _shown(it: Interval) -> str:
-    if math.isnan(it.value):
-        return "–"
-    return str(it) if math.isfinite(it.low) else f"{it.value:.3f}"
+    return "–" if math.isnan(it.value) else str(it)

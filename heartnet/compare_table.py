@@ -14,6 +14,7 @@ from rich.table import Table
 
 from heartnet.compare_rows import Row
 from heartnet.diagnostics.amnesia import ANCHORS
+from heartnet.diagnostics.within_folds import EACH_WEEK, WITHIN_FIRST
 from heartnet.predictions import NETWORK
 from heartnet.resampling import Interval
 
@@ -200,13 +201,9 @@ def _intervals(rows: Sequence[Row]) -> str:
 def _within(rows: Sequence[Row]) -> list[str]:
     if not any(row.scored is not None and row.scored.folds is not None for row in rows):
         return []
-    lines = ["Of a cross-validation each week is scored by the network of the fold that had not seen its person."]
+    lines = [f"Of a cross-validation: {EACH_WEEK[0].lower()}{EACH_WEEK[1:]}"]
     names = [row.name for row in rows if row.within]
     if not names:
         return lines
-    who = "Within folds" if _all_within(rows) else f"Within folds ({', '.join(names)})"
-    return [
-        *lines,
-        f"{who} only weeks that one network scored are ranked. All folds together pay for the different levels of "
-        "their networks.",
-    ]
+    which = "" if _all_within(rows) else f" So it is of {', '.join(names)}."
+    return [*lines, f"{WITHIN_FIRST}{which}"]

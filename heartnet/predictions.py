@@ -12,7 +12,7 @@ import polars as pl
 from jaxtyping import Float
 from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
 
-from heartnet.diagnostics.within_folds import auroc_within
+from heartnet.diagnostics.within_folds import EACH_WEEK, ONE_CLASS, WITHIN_FIRST, auroc_within
 from heartnet.errors import HeartnetError
 from heartnet.features import HABITS, HOURLY_SUMMARY, habits, hourly_summary
 from heartnet.weeks import Weeks
@@ -25,6 +25,9 @@ NETWORK = "network"
 
 CEILING = "ceiling"
 """The name of who sees the true traits of simulated people (`heartnet.simulate.ceiling`)."""
+
+WITHIN, TOGETHER = "within folds", "all folds together"
+"""How weeks of a cross-validation are ranked: those that one network scored, or all of them."""
 
 PREDICTED: dict[str, Any] = {
     "model": pl.String,
@@ -193,12 +196,17 @@ def read_predictions(folder: Path) -> pl.DataFrame:
     """
     frames = []
     for file in prediction_files(folder):
-        frame = pl.read_parquet(file, glob=False)
-        if FOLD not in frame.columns:
-            name = None if file.parent == folder else file.parent.relative_to(folder).as_posix()
-            frame = frame.with_columns(pl.lit(name, pl.String).alias(FOLD))
+        frame = with_fold(pl.read_parquet(file, glob=False), file, folder)
         frames.append(frame.select(name for name in (*PREDICTED, FOLD) if name in frame.columns))
     return pl.concat(frames)
+
+
+def with_fold(frame: pl.DataFrame, file: Path, folder: Path) -> pl.DataFrame:
+    """Return predictions of `file` with their `FOLD`, which of a fold's own file is the name of its folder."""
+    if FOLD in frame.columns:
+        return frame
+    name = None if file.parent == folder else file.parent.relative_to(folder).as_posix()
+    return frame.with_columns(pl.lit(name, pl.String).alias(FOLD))
 
 
 def scored_weeks(file: Path, target: str, without: Sequence[str] = ()) -> dict[str, npt.NDArray[Any]]:
@@ -249,6 +257,40 @@ def aurocs_within(predictions: pl.DataFrame) -> dict[str, dict[str, float]]:
             within = auroc_within(score, value, part[FOLD].to_numpy())
             found.setdefault(str(target), {})[str(model)] = float(within(np.ones((len(value), 1)))[0])
     return found
+
+
+def score_tables(predictions: pl.DataFrame, kind: str) -> dict[str, pl.DataFrame]:
+    """Return `score_table` by how weeks are ranked, in the order in which they are to be read.
+
+    Of one network there is one table, under an empty name. Of the networks of a cross-validation `WITHIN` leads, with
+    `auroc` alone, where any fold has both classes; then comes `TOGETHER`.
+
+    Args:
+        predictions: as `read_predictions` returns them.
+        kind: `"conditions"` or `"synthetic"`.
+    """
+    whole = score_table(predictions, kind)
+    if predictions.drop_nulls("value")[FOLD].drop_nulls().n_unique() < 2:
+        return {"": whole}
+    found = aurocs_within(predictions)
+    aurocs = [found.get(target, {}).get(model) for target, model in whole.select("target", "model").iter_rows()]
+    own = pl.Series("auroc", aurocs, dtype=pl.Float64).fill_nan(None)
+    if own.is_null().all():
+        return {TOGETHER: whole}
+    return {WITHIN: whole.drop("average_precision").with_columns(own), TOGETHER: whole}
+
+
+def fold_notes(predictions: pl.DataFrame) -> list[str]:
+    """Return what one has to know of scores of a cross-validation; nothing of another run.
+
+    Args:
+        predictions: as `read_predictions` returns them.
+    """
+    if predictions[FOLD].null_count() == len(predictions):
+        return []
+    found = {target: [each == each for each in it.values()] for target, it in aurocs_within(predictions).items()}
+    first = f"{EACH_WEEK} {WITHIN_FIRST}" if any(map(any, found.values())) else EACH_WEEK
+    return [first, *(f"{target}: {ONE_CLASS}." for target, told in found.items() if not any(told))]
 
 
 def score_table(predictions: pl.DataFrame, kind: str) -> pl.DataFrame:

@@ -18,8 +18,7 @@ from heartnet.datamodule import WeeksDataModule
 from heartnet.finding_rows import findings_table, why_none
 from heartnet.findings import FILE, Finding, Status, latest, of_all_parts, read_jsonl
 from heartnet.metrics import SCORES
-from heartnet.predictions import CEILING, read_predictions, score_table
-from heartnet.report.scores import pooled_lines
+from heartnet.predictions import CEILING, fold_notes, read_predictions, score_tables
 from heartnet.simulate.ceiling import ceiling, expected_auroc, lacking
 from heartnet.splits import SPLITS
 
@@ -79,33 +78,12 @@ def print_scores(folder: Path, data: WeeksDataModule) -> None:
         return
     predictions = read_predictions(folder)
     conditions = data.task.kind == "conditions"
-    scores = score_table(predictions, data.task.kind)
-    first, second = SCORES[data.task.kind]
+    tables = score_tables(predictions, data.task.kind)
+    models = next(iter(tables.values()))["model"].unique(maintain_order=True).to_list()
     title = "Test scores" + (" on SIMULATED weeks" if data.weeks.simulated else "")
-    models = scores["model"].unique(maintain_order=True).to_list()
-    # The ceiling is one of the AUROC. With two baselines beside it, without pads, the table fits 80 characters; with
-    # more, the second score goes.
-    brief = models if len(models) > 4 else [CEILING]
-    padding = (0, 1 if len(models) < 4 else 0)
-    lines = []
-    for target in data.targets:
-        part = scores.filter(pl.col("target") == target)
-        if not part.is_empty():
-            row = part.row(0, named=True)
-            count = f"{row['positive_weeks']} of {row['weeks']}" if conditions else str(row["weeks"])
-            lines.append([target, count, *_cells(part, models, brief, first, second)])
-    if len(data.targets) > 1:
-        mean = scores.group_by("model").agg(pl.col(first, second).mean())
-        lines.append(["mean", "", *_cells(mean, models, brief, first, second)])
-    scored = _NAMES[first] if brief == models else f"{_NAMES[first]} ({_NAMES[second]})"
-    heads = [scored, "positive" if conditions else "weeks", *models]
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=padding)
-    for i, head in enumerate(heads):
-        table.add_column(head, justify="right" if i else "left", no_wrap=True)
-    for line in lines:
-        table.add_row(*line)
-    _console.print(table)
-    for note in pooled_lines(folder):
+    for over, table in tables.items():
+        _console.print(_score_table(table, ", ".join(filter(None, [title, over])), data, models))
+    for note in fold_notes(predictions):
         print_line(note)
     if CEILING in models:
         _print_ceiling(data)
@@ -115,6 +93,33 @@ def print_scores(folder: Path, data: WeeksDataModule) -> None:
         wrong = part.filter(~pl.col("score").is_finite())["week"].n_unique()
         if wrong:
             print_line(f"{model}: NaN or infinite for {wrong} of {part['week'].n_unique()} weeks, so it has diverged.")
+
+
+def _score_table(scores: pl.DataFrame, title: str, data: WeeksDataModule, models: list[str]) -> Table:
+    conditions = data.task.kind == "conditions"
+    first, second = SCORES[data.task.kind]
+    # The ceiling is one of the AUROC. With two baselines beside it, without pads, the table fits 80 characters; with
+    # more, the second score goes, which within folds there is none of.
+    brief = models if len(models) > 4 or second not in scores.columns else [CEILING]
+    padding = (0, 1 if len(models) < 4 else 0)
+    lines = []
+    for target in data.targets:
+        part = scores.filter(pl.col("target") == target)
+        if not part.is_empty():
+            row = part.row(0, named=True)
+            count = f"{row['positive_weeks']} of {row['weeks']}" if conditions else str(row["weeks"])
+            lines.append([target, count, *_cells(part, models, brief, first, second)])
+    if len(data.targets) > 1:
+        mean = scores.group_by("model").agg(pl.col([name for name in (first, second) if name in scores.columns]).mean())
+        lines.append(["mean", "", *_cells(mean, models, brief, first, second)])
+    scored = _NAMES[first] if brief == models else f"{_NAMES[first]} ({_NAMES[second]})"
+    heads = [scored, "positive" if conditions else "weeks", *models]
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=padding)
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="right" if i else "left", no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
+    return table
 
 
 _NAMES = {"auroc": "AUROC", "average_precision": "AP", "mae": "MAE", "r2": "R²"}

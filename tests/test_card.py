@@ -18,15 +18,16 @@ from torch import nn
 
 from heartnet.account import Account
 from heartnet.card import MARK
-from heartnet.card_scores import read_test
+from heartnet.card_scores import read_test, score_lines
 from heartnet.cli import main
 from heartnet.datamodule import StoredData
+from heartnet.diagnostics.comparison import FEWEST
 from heartnet.findings import FILE, Finding, append_jsonl
 from heartnet.model.deepheart import DeepHeart
 from heartnet.module import HeartnetModule
 from heartnet.people import KEY, Way
 from heartnet.prediction_file import PredictionFile
-from heartnet.predictions import NETWORK, known_of, prediction_rows, predictions_frame
+from heartnet.predictions import FOLD, NETWORK, known_of, prediction_rows, predictions_frame
 from heartnet.status import write_status
 from heartnet.store import write_store
 from heartnet.tasks import Conditions, Synthetic
@@ -229,11 +230,35 @@ def test_of_a_cross_validation_scores_are_judged_within_folds(tmp_path: Path, st
         high, low = (mine.filter(pl.col("value") == label)["score"].to_numpy() for label in (1, 0))
         right += float((high[:, None] > low).sum() + 0.5 * (high[:, None] == low).sum())
         wrong += len(high) * len(low)
-    assert f", diabetes {right / wrong:.3f} (" in text  # in the sentence on folds
-    pooled = re.search(r"\| diabetes \| 160 \| .*? \| .*? \| (0\.\d+) ", text)
-    assert pooled is not None
-    assert float(pooled[1]) < right / wrong - 0.02
+    found = re.search(r"\| diabetes \| 160 \| .*? \| .*? \| (0\.\d+) .*? \| (0\.\d+) ", text)
+    assert found is not None
+    assert found[1] == f"{right / wrong:.3f}", "within folds comes first"
+    assert float(found[2]) < right / wrong - 0.02
     assert "| maximum: highest of the weeks' scores, **taken** |" in text
+
+
+@pytest.mark.parametrize("having", [FEWEST - 1, FEWEST])
+def test_of_too_few_people_there_are_no_intervals(having: int) -> None:
+    """As `predict`, `predictions` and `baseline` have it: fewer than ten with or without it are too few."""
+    rng = np.random.default_rng(0)
+    value = (np.arange(60) < having).astype(float)
+    known = pl.DataFrame({"week": np.arange(60), "user_id": [f"u{i}" for i in range(60)]})
+    score = 1 / (1 + np.exp(-rng.normal(1.5 * value)))
+    test = prediction_rows(known, ("diabetes",), score[:, None], value[:, None]).with_columns(
+        pl.lit(None, pl.String).alias(FOLD)
+    )
+    text = "\n".join(score_lines(test, [], simulated=False))
+    [row] = [line for line in text.splitlines() if line.startswith("| diabetes | 60 |")]
+    auroc = f"| {roc_auc_score(value, score):.3f} ("
+    assert auroc in row
+    if having < FEWEST:
+        assert row.count("(no interval)") == 5
+        assert " to " not in row
+        assert "Fewer than 10 people with or without diabetes: too few to tell how good the scores are" in text
+    else:
+        assert row.count(" to ") == 5
+        assert "no interval" not in row
+        assert "too few to tell how good" not in text
 
 
 def test_simulated_weeks_are_called_so(tmp_path: Path, store: Path) -> None:

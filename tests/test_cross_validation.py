@@ -33,6 +33,7 @@ from heartnet.card_scores import read_test
 from heartnet.compare import compare_runs
 from heartnet.datamodule import WeeksDataModule
 from heartnet.diagnostics.loss_patterns import find_patterns
+from heartnet.diagnostics.within_folds import EACH_WEEK
 from heartnet.findings import FILE, Finding, latest, of_all_parts, read_jsonl
 from heartnet.metadata_scores import metadata_score
 from heartnet.on_predictions import Fold, PredictedSplit
@@ -308,7 +309,7 @@ def test_the_command_says_what_is_of_all_folds(run: Run, capsys: pytest.CaptureF
     }
     page = Path("run/report.html").read_text()
     assert "Wins and losses" in page
-    assert "Folds are pooled" in page
+    assert EACH_WEEK in page
     assert len(pl.read_parquet("run/predictions.parquet")) == 6
 
 

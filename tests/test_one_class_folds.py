@@ -1,22 +1,27 @@
-"""What is said of a cross-validation by compare, card, page, people and predictions: within folds, or, where each
-person is a fold, of all folds with what that is worth."""
+"""What is said of a cross-validation by terminal, page, card, compare, people and predictions: within folds first, or,
+where each person is a fold, of all folds with what that is worth."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.metrics import roc_auc_score
 from test_within_folds import naive_pairs
 
 from heartnet.card_scores import read_test, score_lines
 from heartnet.compare import compare_runs
-from heartnet.diagnostics.within_folds import ONE_CLASS
+from heartnet.diagnostics.within_folds import EACH_WEEK, ONE_CLASS, WITHIN_FIRST
 from heartnet.people import sigmoid
-from heartnet.predictions import COLUMNS, FOLD, PREDICTED, aurocs_within, read_predictions
-from heartnet.report.scores import pooled_lines
+from heartnet.predictions import COLUMNS, FOLD, PREDICTED, TOGETHER, WITHIN, aurocs_within, read_predictions
+from heartnet.report.folder import read_run
+from heartnet.report.scores import scores_of
+from heartnet.terminal import print_scores
 
 PEOPLE, MODELS = 30, {"network": 1.5, "hourly": 0.5}
 
@@ -54,7 +59,14 @@ def cross_validation(folder: Path, fold: Any) -> Path:
     return folder
 
 
-def test_every_place_has_the_same_auroc_within_folds_of_all_models(tmp_path: Path) -> None:
+def about(target: str) -> Any:
+    """Return what the terminal asks of a data module."""
+    return SimpleNamespace(
+        targets=(target,), task=SimpleNamespace(kind="conditions"), weeks=SimpleNamespace(simulated=False)
+    )
+
+
+def test_within_folds_leads_in_every_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fold = np.arange(2 * PEOPLE) // 2 % 5
     run = cross_validation(tmp_path / "run", fold)
     expected = {}
@@ -63,20 +75,55 @@ def test_every_place_has_the_same_auroc_within_folds_of_all_models(tmp_path: Pat
         right, pairs = naive_pairs(logit.astype(np.float32), has, fold)
         expected[model] = right / pairs
     assert aurocs_within(read_predictions(run))["diabetes"] == pytest.approx(expected)
-    told = f"network {expected['network']:.3f}, hourly {expected['hourly']:.3f}"
-    assert f"diabetes: {told}." in pooled_lines(run)
+    cells = [f"{expected['network']:.3f}", f"{expected['hourly']:.3f}"]
+    predictions = read_predictions(run)
+    parts = [predictions.filter(pl.col("model") == name) for name in MODELS]
+    together = [f"{roc_auc_score(part['value'], part['score']):.3f}" for part in parts]
+    assert all(one > other for one, other in zip(cells, together, strict=True)), "two apart, networks lose by it"
     card = score_lines(read_test(run), [], simulated=False)
     place = card.index("| AUROC within folds | network | hourly |")
-    assert card[place + 2] == f"| diabetes | {expected['network']:.3f} | {expected['hourly']:.3f} |"
+    assert card[place + 2] == f"| diabetes | {' | '.join(cells)} |"
+    below = card.index("| AUROC, all folds together | network | hourly |")
+    assert below > place
+    assert card[below + 2] == f"| diabetes | {' | '.join(together)} |"
+    assert f"| AUROC within folds | AUROC, {TOGETHER} | average precision |" in card[2]
+    assert f"| {cells[0]} (" in card[4]
+    assert any(WITHIN_FIRST in line for line in card)
+    shown = scores_of(read_run(run).predictions, simulated=False)
+    assert shown is not None
+    assert shown.leading == "AUROC within folds"
+    assert [table.over for table in shown.tables] == [WITHIN, TOGETHER]
+    for table, aurocs in zip(shown.tables, (cells, together), strict=True):
+        assert [one for one, _, _ in table.rows[0][2]] == aurocs
+    assert shown.tables[0].rows[0][2][0] == (cells[0], "", True)
+    assert shown.notes == (f"{EACH_WEEK} {WITHIN_FIRST}",)
+    print_scores(run, about("diabetes"))
+    printed = capsys.readouterr().out
+    assert re.search(
+        rf"Test scores, within folds\s+AUROC .*?diabetes +30 of 60 +{cells[0]} +{cells[1]}.*"
+        rf"Test scores, all folds together\s+AUROC \(AP\) .*?diabetes +30 of 60 +{together[0]} \(.*{together[1]} \(.*"
+        "Each week is scored by the network of the fold",
+        printed, re.DOTALL,
+    ), printed  # fmt: skip
     rows = {row.model: row for row in compare_runs([run], draws=50)}
     for model, row in rows.items():
         assert row.mean is not None
         assert row.mean.value == pytest.approx(expected[model])
 
 
-def test_where_each_person_is_a_fold_every_place_says_what_that_is_worth(tmp_path: Path) -> None:
+def test_where_each_person_is_a_fold_every_place_says_what_that_is_worth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = cross_validation(tmp_path / "run", np.arange(2 * PEOPLE) // 2)
-    assert f"diabetes: {ONE_CLASS}." in pooled_lines(run)
+    shown = scores_of(read_run(run).predictions, simulated=False)
+    assert shown is not None
+    assert shown.leading == "AUROC all folds together"
+    assert len(shown.tables) == 1
+    assert shown.notes == (EACH_WEEK, f"diabetes: {ONE_CLASS}.")
+    print_scores(run, about("diabetes"))
+    printed = capsys.readouterr().out
+    assert printed.startswith("Test scores, all folds together")
+    assert f"diabetes: {ONE_CLASS}." in printed
     card = "\n".join(score_lines(read_test(run), [], simulated=False))
     assert f"diabetes: {ONE_CLASS}." in card
     assert "AUROC within folds" not in card

@@ -12,6 +12,15 @@ from heartnet.resampling import Statistic, auroc
 
 Floats = npt.NDArray[np.float64]
 
+EACH_WEEK = "Each week is scored by the network of the fold that had not seen its person."
+"""What has to be said of all scores of a cross-validation."""
+
+WITHIN_FIRST = (
+    "Within folds only weeks that one network scored are ranked; all folds together pay for the different levels of "
+    "their networks."
+)
+"""Why the AUROC within folds comes first."""
+
 ONE_CLASS = (
     "no fold tests both people with it and people without, so only weeks of different networks can be compared: chance "
     "then lies below 0.5, and the networks' levels blur the ranking; fewer, larger folds tell more (data.folds=5)"

@@ -23,7 +23,7 @@ from heartnet.report.findings import WIDTH as HISTORY_WIDTH
 from heartnet.report.findings import counts, shown
 from heartnet.report.folder import Run, is_run, read_run, runs_below
 from heartnet.report.pictures import gallery
-from heartnet.report.scores import pooled_lines, scores_of
+from heartnet.report.scores import scores_of
 from heartnet.report.weeks import PREFIX, conditions_of, without_weeks
 from heartnet.tested import tested_lines
 
@@ -101,7 +101,6 @@ def page(run: Run) -> str:
     count = counts([each.row for each in found])
     parts = {name: groups(logged.scalars, logged.layout) for name, logged in run.parts.items()}
     left_out = _bound_charts(parts)
-    notes = [*tested_lines(run.folder), " ".join(pooled_lines(run.folder))]
     values: dict[str, Any] = {
         "mark": MARK,
         "run": run,
@@ -112,7 +111,7 @@ def page(run: Run) -> str:
         "why_none": why_none(run.values) if run.values else "no technique that ends in findings was switched on",
         "counts": count,
         "history": {"width": HISTORY_WIDTH, "height": HISTORY_HEIGHT},
-        "scores": scores_of(run.predictions, bool(run.simulated), notes),
+        "scores": scores_of(run.predictions, bool(run.simulated), tested_lines(run.folder)),
         "parts": parts,
         "charts_left_out": left_out,
         "most_once": _ONCE,

@@ -145,12 +145,13 @@ def _read_configurations(run: Run) -> None:
 
 
 def _read_predictions(run: Run) -> None:
-    from heartnet.predictions import prediction_files  # takes a while
+    from heartnet.predictions import FOLD, prediction_files, with_fold  # takes a while
 
     frames = []
     for file in prediction_files(run.folder):
         try:
-            frames.append(pl.read_parquet(file, glob=False).select("model", "user_id", "target", "value", "score"))
+            frame = with_fold(pl.read_parquet(file, glob=False), file, run.folder)
+            frames.append(frame.select("model", "user_id", "target", "value", "score", FOLD))
         except (pl.exceptions.PolarsError, OSError) as error:
             run.noted.append(f"{file.name} cannot be read: {str(error).splitlines()[0]}")
     if frames:

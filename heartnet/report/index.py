@@ -56,6 +56,7 @@ def write_index(folder: Path, runs: Sequence[Path]) -> None:
         keys=keys[:_MOST_KEYS],
         more_keys=len(keys) - _MOST_KEYS,
         targets=targets,
+        measures=list(dict.fromkeys(row["measure"] for row in listed if row["scores"])),
         left_out=len(runs) - len(listed),
         simulated=any(row["simulated"] for row in listed),
     )
@@ -84,8 +85,8 @@ def _row(run: Run, place: Path) -> dict[str, Any]:
         "state": "" if run.status is None else run.status.state,
         "counts": counts(rows(latest(run.findings))),
         "loss": short(losses[0]) if len(losses) == 1 else "",
-        "scores": {} if scores is None else {target: cells[0][0] for target, _, cells in scores.rows},
-        "measure": "" if scores is None else scores.title[0],
+        "scores": {} if scores is None else {target: cells[0][0] for target, _, cells in scores.tables[0].rows},
+        "measure": "" if scores is None else scores.leading,
         "simulated": run.simulated,
     }
 

@@ -16,9 +16,9 @@ from heartnet.diagnostics.people_scores import people_scores
 from heartnet.diagnostics.people_verdicts import people_finding, people_markdown, wear_markdown
 from heartnet.diagnostics.score_quality import Quality, agreement, quality
 from heartnet.diagnostics.wear_reliability import wear_reliability
-from heartnet.diagnostics.within_folds import EACH_WEEK, ONE_CLASS, WITHIN_FIRST, on_one_level
+from heartnet.diagnostics.within_folds import EACH_WEEK, ONE_CLASS, TOGETHER, WITHIN_FIRST, on_one_level
 from heartnet.people import Way, person_table
-from heartnet.predictions import COLUMNS, FOLD, NETWORK, TOGETHER, prediction_files, score_tables, with_fold
+from heartnet.predictions import COLUMNS, FOLD, NETWORK, prediction_files, score_tables, with_fold
 from heartnet.resampling import Interval
 from heartnet.synthetic import TARGETS
 

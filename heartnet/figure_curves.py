@@ -86,7 +86,10 @@ def _roc(ax: Axes, it: Quality, band: Band) -> None:
     _curve(ax, band, _WITH)
     ax.set_xlim(-0.01, 1.01)
     ax.set_ylim(-0.01, 1.01)
-    title = f"ROC: AUROC {it.auroc}" + (f", within folds {it.within.value:.3f}" if it.folds > 1 else "")
+    title = f"ROC: AUROC {it.auroc}"
+    if it.folds > 1:
+        title = f"ROC of all folds together: AUROC {it.auroc}"
+        title = title if math.isnan(it.within.value) else f"AUROC within folds {it.within}\n{title}"
     name_axes(ax, title, "false alarms: share of weeks without it", "hits: share of weeks with it")
 
 

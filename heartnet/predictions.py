@@ -12,7 +12,7 @@ import polars as pl
 from jaxtyping import Float
 from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
 
-from heartnet.diagnostics.within_folds import EACH_WEEK, ONE_CLASS, WITHIN_FIRST, auroc_within
+from heartnet.diagnostics.within_folds import EACH_WEEK, ONE_CLASS, TOGETHER, WITHIN, WITHIN_FIRST, auroc_within
 from heartnet.errors import HeartnetError
 from heartnet.features import HABITS, HOURLY_SUMMARY, habits, hourly_summary
 from heartnet.weeks import Weeks
@@ -25,9 +25,6 @@ NETWORK = "network"
 
 CEILING = "ceiling"
 """The name of who sees the true traits of simulated people (`heartnet.simulate.ceiling`)."""
-
-WITHIN, TOGETHER = "within folds", "all folds together"
-"""How weeks of a cross-validation are ranked: those that one network scored, or all of them."""
 
 PREDICTED: dict[str, Any] = {
     "model": pl.String,

@@ -16,9 +16,9 @@ from test_within_folds import naive_pairs
 
 from heartnet.card_scores import read_test, score_lines
 from heartnet.compare import compare_runs
-from heartnet.diagnostics.within_folds import EACH_WEEK, ONE_CLASS, WITHIN_FIRST
+from heartnet.diagnostics.within_folds import EACH_WEEK, ONE_CLASS, TOGETHER, WITHIN, WITHIN_FIRST
 from heartnet.people import sigmoid
-from heartnet.predictions import COLUMNS, FOLD, PREDICTED, TOGETHER, WITHIN, aurocs_within, read_predictions
+from heartnet.predictions import COLUMNS, FOLD, PREDICTED, aurocs_within, read_predictions
 from heartnet.report.folder import read_run
 from heartnet.report.scores import scores_of
 from heartnet.terminal import print_scores
@@ -117,7 +117,7 @@ def test_where_each_person_is_a_fold_every_place_says_what_that_is_worth(
     run = cross_validation(tmp_path / "run", np.arange(2 * PEOPLE) // 2)
     shown = scores_of(read_run(run).predictions, simulated=False)
     assert shown is not None
-    assert shown.leading == "AUROC all folds together"
+    assert shown.leading == "AUROC of all folds together"
     assert len(shown.tables) == 1
     assert shown.notes == (EACH_WEEK, f"diabetes: {ONE_CLASS}.")
     print_scores(run, about("diabetes"))

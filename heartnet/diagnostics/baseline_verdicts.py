@@ -102,17 +102,18 @@ def _verdict(it: Comparison, about: About, margin: float, *, lost: bool, all_los
         return _finding(it, about, "unknown", "There is no baseline to compare with.")
     constant = it.spread is not None and it.spread < CONSTANT
     if _too_few(it):
-        known = "" if math.isnan(it.network.value) else f" ({it.measure} {it.network.value:.3f})"
+        known = "" if math.isnan(it.network.value) else f" {it.measure}: network {it.network.value:.3f}, {_listed(it)}."
         by_person = " cross-validate by person," if it.people == "people" else ""
         more = "Add" if about.folds else f"Raise data.test_share,{by_person} or add"
         message = (
             f"In the test {it.people} with it: {it.having}, without it: {it.without}; fewer than {FEWEST} of each are "
-            f"too few to tell whether the network{known} is any better than {_listed(it)}. {more} {it.people}."
-            f"{' ' + _hardly(it) if constant else ''}"
+            f"too few to tell whether the network is any better than a simple model. {more} {it.people}."
+            f"{' ' + _hardly(it) if constant else ''}{known}"
         )
         return _finding(it, about, "unknown", message)
     if it.one_class:
-        message = f"It cannot be told which is better. {it.measure}: {it.network}. {_beside(it)} But {ONE_CLASS}."
+        # The remedy is in the first sentence, which is always shown.
+        message = f"It cannot be told which is better: {ONE_CLASS}. {it.measure}: {it.network}. {_beside(it)}"
         return _finding(it, about, "unknown", message, it.network.value, 0.5, "AUROC")
     if lost:
         return _lost(it, about, all_lost=all_lost)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from heartnet.diagnostics.comparison import FEWEST
 from heartnet.diagnostics.score_quality import Agreement, Quality
-from heartnet.diagnostics.within_folds import ONE_CLASS
+from heartnet.diagnostics.within_folds import ONE_CLASS, TOGETHER, WITHIN
 from heartnet.findings import Finding, Status
+from heartnet.resampling import Interval
 
 CHECK = "predictions"
 
@@ -66,7 +67,12 @@ def quality_findings(
             f"are too few to tell how good the scores are and whether they are calibrated. {more}"
         )
         return [finding("", "unknown", message.rstrip())]
-    found = [finding("", *(_of_folds if it.folds > 1 else _discrimination)(it, who), it.auroc.value, 0.5, "AUROC")]
+    if it.folds > 1:
+        inside = not math.isnan(it.within.value)
+        value, unit = (it.within.value, f"AUROC {WITHIN}") if inside else (it.auroc.value, f"AUROC of {TOGETHER}")
+        found = [finding("", *_of_folds(it, who), value, 0.5, unit)]
+    else:
+        found = [finding("", *_discrimination(it, who), it.auroc.value, 0.5, "AUROC")]
     if it.calibration is not None:
         status, message, try_ = _calibration(it, settings or {})
         found.append(finding(", calibration", status, message, it.calibration.slope.value, 1.0, "slope", try_))
@@ -129,12 +135,9 @@ def _of_folds(it: Quality, who: str) -> tuple[Status, str]:
     alone = math.isnan(it.within.value)  # as where each person is a fold
     within = it.auroc if alone else it.within
     who = f"{who}, scored by {it.folds} networks"
-    numbers, limits = f"AUROC {it.auroc.value:.3f}", f"95 %: {it.auroc.low:.3f} to {it.auroc.high:.3f}"
-    if not alone:
-        numbers += f", within folds {within.value:.3f}"
-        limits += f", {within.low:.3f} to {within.high:.3f}"
+    first = "" if alone else f" {WITHIN} {_limits(it.within)};"
     more = f"average precision {it.average_precision}, by chance {it.base_rate:.3f}"
-    numbers = f"{numbers} ({limits}; {who}; {more})."
+    numbers = f"AUROC{first} {TOGETHER} {_limits(it.auroc)}, {more}; {who}."
     apart = ""
     if it.above.low > 0 and it.above.value > APART:
         apart = (
@@ -144,16 +147,19 @@ def _of_folds(it: Quality, who: str) -> tuple[Status, str]:
     if not alone and within.high < 0.5 and it.auroc.high < 0.5:
         words = "It ranks the wrong way round: are labels inverted, or conditions exchanged?"
         return "fail", f"{numbers} {words}"
-    if alone:
-        told = f"better than chance. {numbers} But {ONE_CLASS}."
-        if within.low > 0.5:
-            return "pass", f"Scores tell {told}"
-        return "unknown", f"It cannot be told whether scores tell {told}"
+    if alone and within.low > 0.5:
+        return "pass", f"Scores tell better than chance. {numbers} But {ONE_CLASS}."
+    if alone:  # the remedy is in the first sentence, which is always shown
+        return "unknown", f"It cannot be told whether scores tell better than chance: {ONE_CLASS}. {numbers}"
     if not within.low > 0.5:
         words = "Within folds, where each network ranks by itself, it cannot be told from chance."
         return "warn", f"{numbers} {words}{apart}"
     words = "" if apart else "Scores tell better than chance. "
     return ("warn" if apart else "pass"), f"{words}{numbers}{apart}"
+
+
+def _limits(it: Interval) -> str:
+    return f"{it.value:.3f} (95 %: {it.low:.3f} to {it.high:.3f})"
 
 
 def _calibration(it: Quality, settings: Mapping[str, object]) -> tuple[Status, str, tuple[str, ...]]:

@@ -12,6 +12,9 @@ from heartnet.resampling import Statistic, auroc
 
 Floats = npt.NDArray[np.float64]
 
+WITHIN, TOGETHER = "within folds", "all folds together"
+"""How weeks of a cross-validation are ranked: with those that the same network scored, or with all."""
+
 EACH_WEEK = "Each week is scored by the network of the fold that had not seen its person."
 """What has to be said of all scores of a cross-validation."""
 

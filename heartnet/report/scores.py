@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from heartnet.diagnostics.within_folds import TOGETHER
 from heartnet.report.curves import short
 
 
@@ -43,7 +44,8 @@ class Scores:
     @property
     def leading(self) -> str:
         """What the first scores of the first table are called."""
-        return f"{self.title[0]} {self.tables[0].over}".strip()
+        over = self.tables[0].over
+        return f"{self.title[0]}{' of' if over == TOGETHER else ''} {over}".strip()
 
 
 def scores_of(predictions: pl.DataFrame | None, simulated: bool, notes: Sequence[str] = ()) -> Scores | None:

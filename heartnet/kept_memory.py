@@ -29,7 +29,8 @@ class KeptMemory(pl.Callback):
     What `heartnet.allocator.keep_memory` keeps falls apart where blocks of one batch seldom fit those of the next,
     whose weeks have other lengths; it came to 10 GB, five times what a step needs. Batches in pieces have blocks of few
     sizes (`heartnet.model.pieces.round_length`), and it does not; so this is for those that cannot be cut, and for what
-    diagnostics leave. Where memory piles up again soon, it is not kept any more; steps then take about a third longer.
+    diagnostics leave. Where memory piles up again soon, it is not kept any more, up to the end of the training; steps
+    then take about a third longer.
 
     Args:
         resident: returns the bytes of memory that this process has to itself, not counting files that are mapped.
@@ -58,6 +59,14 @@ class KeptMemory(pl.Callback):
             self._back(keep=self._keeps)
             self._needed = max(self._needed, self._resident())  # what did not go back is in use
             self._given = self._step
+
+    def on_exception(self, *args: Any) -> None:  # noqa: ARG002
+        self.teardown()
+
+    def teardown(self, *args: Any, **named: Any) -> None:  # noqa: ARG002
+        if not self._keeps:  # the next fold, or run of a sweep, may be another
+            self._keeps = True
+            self._back(keep=True)
 
 
 def resident_bytes() -> int:

@@ -84,6 +84,22 @@ def test_what_stays_in_use_is_no_pile() -> None:
     assert told([100] * 8 + [200] * 5 + [321] * 50, in_use=200) == [(9, True), (14, False)]
 
 
+@pytest.mark.parametrize("end", ["teardown", "on_exception"])
+def test_the_next_training_keeps_memory_again(end: str) -> None:
+    back = Mock()
+    sizes = iter([100] * 8 + [161, 100, 100, 161, 100])  # after each time that it is given back, it is asked for again
+    kept = KeptMemory(lambda: next(sizes), back)
+    kept.on_train_start(None, None)  # type: ignore[arg-type]
+    getattr(kept, end)()
+    assert not back.called  # it was kept all the time
+    for _ in range(11):
+        kept.on_train_batch_end()
+    assert [each.kwargs["keep"] for each in back.call_args_list] == [True, False]
+    getattr(kept, end)()
+    getattr(kept, end)()
+    assert [each.kwargs["keep"] for each in back.call_args_list] == [True, False, True]
+
+
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*treespec, LeafSpec.*")
 def test_a_training_calls_it_at_each_step() -> None:
     seen: list[int] = []

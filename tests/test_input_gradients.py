@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from heartnet.diagnostics import input_gradients as measured
+from heartnet.diagnostics import input_lstm
 from heartnet.diagnostics.input_gradients import SCORE, NoStepsError, input_gradients, jacobian
 from heartnet.diagnostics.input_lstm import input_lstms
 from heartnet.diagnostics.probe import Probe
 from heartnet.errors import HeartnetError
 from heartnet.hourly import HOURLY
 from heartnet.logits import Logits
+from heartnet.model import pieces
 from heartnet.model.deepheart import DeepHeart
 from heartnet.model.hourly_cnn import HourlyCNN
 
@@ -186,6 +190,27 @@ def test_the_lstm_is_pytorchs(options: dict[str, Any], dtype: torch.dtype) -> No
     rtol, atol = (1e-10, 1e-12) if dtype == torch.float64 else (1e-4, 1e-6)
     for one, other in zip([*found, *ours], [*expected, *gradients], strict=True):
         torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
+
+
+@pytest.fixture
+def _four_threads() -> Iterator[None]:
+    pieces.use_threads(4)
+    yield
+    pieces.use_threads(1)
+
+
+@pytest.mark.usefixtures("_four_threads")
+def test_any_number_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(input_lstm, "_STEPS", 7)
+    probe = probe_of(DeepHeart(3, 2, 6, conv_units=5, kernel_sizes=(4, 3), lstm_units=4, lstm_layers=2))
+    many = input_gradients(probe, READINGS, OUTPUTS)
+    names = {each.name for each in threading.enumerate()}
+    assert any(name.startswith("pieces") for name in names)
+    pieces.use_threads(1)
+    for one, other in zip(input_gradients(probe, READINGS, OUTPUTS), many, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(naive(probe, READINGS, OUTPUTS), many, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-9, atol=1e-15)
 
 
 def test_packed_sequences_go_the_layers_own_way() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -216,6 +217,20 @@ def test_an_error_in_a_piece_is_an_error() -> None:
     model, (inputs, lengths, _) = network(metadata="lstm_state").double(), batch()
     with pytest.raises(Exception, match="metadata"):
         pieces.score(model, inputs, lengths, None)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_task_is_done_by_a_thread_if_there_are_several(threads: int) -> None:
+    pieces.use_threads(threads)
+
+    def task(number: int) -> tuple[int, str, int]:
+        return number, threading.current_thread().name, torch.get_num_threads()
+
+    waits = [pieces.later(partial(task, i)) for i in range(5)]
+    found = [wait() for wait in waits]
+    assert [each[0] for each in found] == list(range(5))
+    assert all(each[1].startswith("pieces") == (threads > 1) for each in found)
+    assert threads == 1 or all(each[2] == 1 for each in found)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

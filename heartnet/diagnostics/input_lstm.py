@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -17,7 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from heartnet.model.pieces import later
+
 Array = npt.NDArray[Any]
+
+_STEPS = 64
+"""Steps whose gradients go to the inputs in one matrix product."""
 
 
 @contextmanager
@@ -168,17 +174,29 @@ def _go_back(
     i, f, o, g = (gates[..., k * units : (k + 1) * units] for k in range(4))
     to_c, to_o = o * (1 - bent * bent), bent * o * (1 - o)  # what dh brings c, and the output gate
     factor = np.concatenate([g * i * (1 - i), cells[:-1] * f * (1 - f), np.zeros_like(o), i * (1 - g * g)], axis=2)
-    d_gates = np.empty((time, rows, batch, 4 * units), gates.dtype)
+    d_inputs = np.empty((rows, time, batch, w_inputs.shape[1]), gates.dtype)
     d_h, d_c = np.zeros((rows, batch, units), gates.dtype), np.array(final_c)
-    flat = (rows * batch, 4 * units)
-    for t in range(time - 1, -1, -1):
-        d_h += outputs[:, t]
-        d_c += d_h * to_c[t]
-        gate = d_gates[t]
-        by_gate = gate.reshape(rows, batch, 4, units)
-        np.multiply(factor[t].reshape(batch, 4, units), d_c[:, :, None], out=by_gate)
-        np.multiply(to_o[t], d_h, out=by_gate[:, :, 2])
-        d_h = (gate.reshape(flat) @ w_hidden).reshape(d_h.shape)
-        d_c *= f[t]
-    given = (d_gates.reshape(-1, 4 * units) @ w_inputs).reshape(time, rows, batch, -1)
-    return np.ascontiguousarray(given.swapaxes(0, 1)), d_h, d_c
+    flat, w_hidden = (rows * batch, 4 * units), np.asfortranarray(w_hidden)  # as BLAS takes few rows sooner
+
+    def to_inputs(d_gates: Array, start: int) -> None:
+        found = d_gates.reshape(-1, 4 * units) @ w_inputs
+        d_inputs[:, start : start + len(d_gates)] = found.reshape(-1, rows, batch, found.shape[1]).swapaxes(0, 1)
+
+    # While steps go on one after the other, another thread brings to the inputs those that are done.
+    waiting = []
+    for end in range(time, 0, -_STEPS):
+        start = max(end - _STEPS, 0)
+        d_gates = np.empty((end - start, rows, batch, 4 * units), gates.dtype)
+        for t in range(end - 1, start - 1, -1):
+            d_h += outputs[:, t]
+            d_c += d_h * to_c[t]
+            gate = d_gates[t - start]
+            by_gate = gate.reshape(rows, batch, 4, units)
+            np.multiply(factor[t].reshape(batch, 4, units), d_c[:, :, None], out=by_gate)
+            np.multiply(to_o[t], d_h, out=by_gate[:, :, 2])
+            d_h = (gate.reshape(flat) @ w_hidden).reshape(d_h.shape)
+            d_c *= f[t]
+        waiting.append(later(partial(to_inputs, d_gates, start)))
+    for each in waiting:
+        each()
+    return d_inputs, d_h, d_c

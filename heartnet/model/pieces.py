@@ -44,10 +44,16 @@ class _Workers:
         """Return the results of all tasks, in order."""
         if self.threads == 1:
             return [task() for task in tasks]
+        return [wait() for wait in [self.later(task) for task in tasks]]
+
+    def later(self, task: Callable[[], _Result]) -> Callable[[], _Result]:
+        """Have a task done, and return what waits for its result."""
+        if self.threads == 1:
+            found = task()
+            return lambda: found
         if self.pool is None:
             self.pool = ThreadPoolExecutor(self.threads, "pieces", torch.set_num_threads, (1,))
-        futures = [self.pool.submit(task) for task in tasks]
-        return [future.result() for future in futures]
+        return self.pool.submit(task).result
 
     def forget(self) -> None:
         """Start anew, in a process that was forked and has none of the threads."""
@@ -67,6 +73,15 @@ def use_threads(threads: int | None) -> None:
     _workers.threads = threads or (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
+
+
+def later(task: Callable[[], _Result]) -> Callable[[], _Result]:
+    """Have a task done by a thread that works on pieces, at once if there is one thread; return what waits for it.
+
+    The task must not ask for others itself, nor wait for them; gradient and inference modes, autocast and dispatch
+    modes of the thread that asks do not hold for it.
+    """
+    return _workers.later(task)
 
 
 def score(

@@ -136,7 +136,7 @@ def unknown_words(row: Row) -> str:
         if len(first) + len(each) > _BRIEF:
             break
         first = f"{first}. {each}"
-    return f"{first}." if f"{first}." in row.worst.message else first
+    return f"{first}." if f"{first}." in row.message else first
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:

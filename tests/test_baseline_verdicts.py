@@ -17,6 +17,7 @@ from heartnet.diagnostics.baseline_verdicts import About, condition_findings, re
 from heartnet.diagnostics.comparison import Comparison, compare, logits_of
 from heartnet.diagnostics.learnability import target_findings
 from heartnet.diagnostics.linear_share import linear_share
+from heartnet.finding_rows import rows, unknown_words
 from heartnet.findings import Finding
 from heartnet.predictions import CEILING, FOLD, NETWORK
 from heartnet.resampling import Interval
@@ -197,6 +198,8 @@ def test_few_people_get_no_verdict() -> None:
     found = verdict(value, scores, user)
     assert (found.status, found.value) == ("unknown", None)
     assert "fewer than 10 of each are too few to tell" in found.message
+    shown = unknown_words(rows([found, replace(found, where="a condition of a long name")])[0])
+    assert "Raise data.test_share, cross-validate by person, or add people." in shown, "on the terminal, too"
     one = verdict(np.zeros(40), {NETWORK: scores[NETWORK][:40], "hourly": scores["hourly"][:40]})
     assert "people with it: 0, without it: 40;" in one.message
     assert "nan" not in one.message
@@ -263,6 +266,7 @@ def test_where_no_fold_has_both_classes_it_is_said_what_to_do() -> None:
     assert "no fold tests both people with it and people without" in found.message
     assert "data.folds=5" in found.message
     assert "AUROC of all folds together: 0." in found.message
+    assert "data.folds=5" in unknown_words(rows([found, replace(found, where="another one")])[0])
     assert "hourly 0." in found.message
 
 

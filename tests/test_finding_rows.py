@@ -198,7 +198,7 @@ def test_what_is_unknown_is_neither_a_pass_nor_a_fault_and_says_why() -> None:
     assert row.where == "val (a, b)", "they differ in what follows the first sentence alone"
     assert passed([row]) == {}
     text = " ".join(printed(found).replace("│", " ").split())
-    assert f"unknown amnesia, val (a, b): Worst, val, a: {why.removesuffix('.')}" in text
+    assert f"unknown amnesia, val (a, b): Worst, val, a: {why} " in text
     assert "no value" not in text
     assert findings_markdown(found[:1]).splitlines()[-1] == (
         f"| **unknown** | amnesia | val: a |  | {why}  |  | before the first step |"

@@ -18,6 +18,7 @@ from heartnet.diagnostics.people_verdicts import people_finding, people_markdown
 from heartnet.diagnostics.score_quality import quality
 from heartnet.diagnostics.score_verdicts import quality_findings
 from heartnet.diagnostics.within_folds import auroc_within, on_one_level
+from heartnet.finding_rows import rows, unknown_words
 from heartnet.findings import Finding
 from heartnet.people import LEARNED, Way, person_table, sigmoid
 from heartnet.pooled import pooled_findings
@@ -90,6 +91,10 @@ def test_networks_on_different_scales_are_named_and_inverted_labels_are() -> Non
     same, apart, turned = told(logit), told(logit + 3 * (fold - 1.5)), told(-logit)
     assert (same.status, apart.status, turned.status) == ("pass", "warn", "fail")
     assert "do not score on one scale" in apart.message
+    for found in (same, apart, turned):
+        assert found.unit == "AUROC within folds"
+        assert found.message.index("AUROC within folds 0.") < found.message.index("; all folds together 0.")
+    assert (same.value, turned.value) == pytest.approx((apart.value, 1 - same.value)), "no level changes it"
     assert "within folds" not in told(logit, None).message
 
 
@@ -222,5 +227,7 @@ def test_where_each_person_is_a_fold_people_of_all_folds_are_a_hint() -> None:
     assert "AUROC of all folds together 1.000" in found.message
     chance = people_scores("x", table, 1 - score, users, chosen=dict.fromkeys(table[FOLD]), draws=100)
     blind = replace(chance, ways={"mean_logit": replace(chance.ways["mean_logit"], auroc=Interval(0.55, 0.3, 0.8))})
-    assert people_finding(blind, "test").status == "unknown"
+    lost = people_finding(blind, "test")
+    assert lost.status == "unknown"
+    assert "data.folds=5" in unknown_words(rows([lost, replace(lost, where="test: another")])[0])
     assert "| AUROC of all folds together |" in people_markdown(it)

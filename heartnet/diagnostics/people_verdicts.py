@@ -52,13 +52,14 @@ def people_finding(it: PeopleScores, split: str, *, simulated: bool = False, ste
         return finding("unknown", message)
     chosen = it.ways[it.taken]
     if it.one_class:
-        message = (
-            f"better than chance. {_measure(it)} {chosen.auroc} of {it.people:,} {kind}, {it.week} of single weeks. "
-            f"But {ONE_CLASS}. For {it.target} {_taken(it)}."
-        )
+        numbers = f"{_measure(it)} {chosen.auroc} of {it.people:,} {kind}, {it.week} of single weeks."
+        taken = f"For {it.target} {_taken(it)}."
         if chosen.auroc.low > 0.5:
-            return finding("pass", f"Scores of people tell {message}", chosen.auroc.value)
-        return finding("unknown", f"It cannot be told whether scores of people tell {message}", chosen.auroc.value)
+            message = f"Scores of people tell better than chance. {numbers} But {ONE_CLASS}. {taken}"
+            return finding("pass", message, chosen.auroc.value)
+        # The remedy is in the first sentence, which is always shown.
+        message = f"It cannot be told whether scores of people tell better than chance: {ONE_CLASS}. {numbers} {taken}"
+        return finding("unknown", message, chosen.auroc.value)
     if not it.several:
         message = f"One week a person, so there is nothing to combine. AUROC {chosen.auroc} of {it.people:,} {kind}."
         return finding("unknown", message, chosen.auroc.value)

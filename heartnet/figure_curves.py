@@ -40,7 +40,8 @@ def quality_figure(it: Quality, split: str, *, simulated: bool = False, step: in
     who = f"{it.weeks:,} {what} of {it.users:,} people, {it.having:,} with it" if it.by == "user" else (
         f"{it.weeks:,} {what}, {it.positive:,} with it, resampled one by one"
     )  # fmt: skip
-    _title(figure, f"{it.target}, {split} split", f"{who}   (step {step:,})")
+    within = "" if math.isnan(it.within.value) else f"AUROC within folds {it.within}; "
+    _title(figure, f"{it.target}, {split} split", f"{within}{who}   (step {step:,})")
     return figure
 
 
@@ -86,10 +87,7 @@ def _roc(ax: Axes, it: Quality, band: Band) -> None:
     _curve(ax, band, _WITH)
     ax.set_xlim(-0.01, 1.01)
     ax.set_ylim(-0.01, 1.01)
-    title = f"ROC: AUROC {it.auroc}"
-    if it.folds > 1:
-        title = f"ROC of all folds together: AUROC {it.auroc}"
-        title = title if math.isnan(it.within.value) else f"AUROC within folds {it.within}\n{title}"
+    title = f"ROC{' of all folds together' if it.folds > 1 else ''}: AUROC {it.auroc}"
     name_axes(ax, title, "false alarms: share of weeks without it", "hits: share of weeks with it")
 
 

@@ -36,7 +36,8 @@ class LossPatterns(OnPredictions):
     other, corrected for how many were tried. There scores have to tell less by more than a fifth, so that differences
     too small to matter are not named, however many people there are, and to rank worse (AUROC) than outside
     (`heartnet.diagnostics.loss_patterns`). Losses are held against wins with the same scores: more people with the
-    condition inside, metadata that tell rightly, or scores of a narrow range make no pattern
+    condition inside, metadata that tell rightly, or scores of a narrow range make no pattern. Of devices AUROCs are
+    compared, whatever the range: a network that recognises a bad watch says little of its weeks
     (`heartnet.diagnostics.loss_patterns_telling`). Patterns that say the same are named with the one that explains
     best. Conditions are searched one by one and all together.
 

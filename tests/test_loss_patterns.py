@@ -116,6 +116,45 @@ def test_flatter_by_a_fifth_is_no_more_than_that() -> None:
     assert all_of_it > 0.9
 
 
+@pytest.mark.parametrize("less", [0.0, 0.2])
+def test_what_people_add_to_ranks_is_what_leaving_them_out_takes(less: float) -> None:
+    """The shares of people against the jackknife of scikit-learn's AUROC, some scores tied, two weeks a person."""
+    table, signal, rng = people(1, 150, weeks_each=2)
+    inside = (table["device"] == "old").to_numpy()
+    value, score = labels(rng, table, signal), np.round(expit(signal + rng.normal(0, 1, len(signal))), 1)
+    users = np.repeat(np.arange(150), 2)
+
+    def nearer(kept: npt.NDArray[np.bool_]) -> float:
+        one, other = (roc_auc_score(value[kept & each], score[kept & each]) for each in (inside, ~inside))
+        return float((one - 0.5) - (1 - less) * (other - 0.5))
+
+    everybody = np.ones(300, dtype=bool)
+    left_out = np.array([nearer(users != user) for user in range(150)])
+    shares = 149 / 150 * (nearer(everybody) - left_out)
+    found = Telling(score, value, users, 150).ranks(inside, less)
+    assert found is not None
+    spread = np.sqrt((shares**2).sum())
+    assert found.sum() * spread**2 == pytest.approx(nearer(everybody), rel=0.1)
+    own = found / found.std() * shares.std()
+    assert np.corrcoef(own, shares)[0, 1] > 0.99
+
+
+def test_ranks_are_even_where_nothing_is_to_be_found() -> None:
+    """Some one in ten below 0.1, with three weeks a person and another base rate; hardly any if a fifth is asked for."""
+    chances = []
+    for seed in range(200):
+        table, signal, rng = people(seed, 200, weeks_each=3)
+        inside = (table["device"] == "old").to_numpy()
+        value = labels(rng, table, signal + 0.8 * inside)
+        users = np.unique(table["user_id"].to_numpy(), return_inverse=True)[1]
+        it = Telling(expit(signal + 0.3), value, users, 200)
+        each = [it.ranks(inside, less) for less in (0.0, 0.2)]
+        chances.append([chance_of(found, flips=500, seed=seed) for found in each if found is not None])
+    any_less, a_fifth_less = (np.array(chances) <= 0.1).mean(axis=0)
+    assert 0.04 <= any_less <= 0.17
+    assert a_fifth_less < any_less / 2
+
+
 def test_what_is_hardly_worse_is_not_named_however_many_people_there_are() -> None:
     tried = 0
     for seed in range(3):
@@ -200,6 +239,17 @@ def test_flatter_curves_that_rank_better_all_the_same_are_no_pattern() -> None:
     assert not search(table, far, value).patterns
     near = labels(rng, table, np.where(old, 0.1, 1.0) * signal)
     assert [pattern.words for pattern in search(table, signal, near).patterns] == ["device = old"]
+
+
+def test_a_device_that_is_known_to_tell_nothing_is_named_all_the_same() -> None:
+    """A network may recognise the watch and say little; if it says little of one sex, their risks may lie together."""
+    for seed in range(4):
+        table, signal, rng = people(520 + seed, 1500)
+        for column, inside in (("device", table["device"] == "old"), ("sex", table["sex"] == "male")):
+            value = labels(rng, table, signal)
+            said = np.where(inside.to_numpy(), 0.1 * rng.normal(0, 1.3, 1500), signal)
+            named = [pattern.words for pattern in search(table, said, value).patterns]
+            assert named == (["device = old"] if column == "device" else [])
 
 
 def test_proxies_are_named_with_the_one_that_explains_best() -> None:

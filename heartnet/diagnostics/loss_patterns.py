@@ -5,7 +5,8 @@ Matelis and A. Singh, "Debuggable Deep Learning", 2019: who works out a lot, and
 conditions on what is known of weeks, and pairs of those that look best; what looks best on one half is put to the other
 half, where nothing was chosen, corrected for how many were. There scores have to tell less by more than a fifth, and on
 both halves to rank worse inside than outside: where they lie farther apart, a curve of less steepness can rank better
-all the same, and its losses are matched by more wins.
+all the same, and its losses are matched by more wins. Of the device, which is nothing of the person, ranks alone are
+asked (`heartnet.diagnostics.loss_patterns_telling`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from jaxtyping import Float
 from heartnet.diagnostics.comparison import FEWEST
 from heartnet.diagnostics.loss_patterns_found import LossPattern, Pattern, Search
 from heartnet.diagnostics.loss_patterns_groups import in_and_out
-from heartnet.diagnostics.loss_patterns_proposals import Flags, holds, large_enough, proposals, words
+from heartnet.diagnostics.loss_patterns_proposals import Flags, holds, large_enough, of_recording, proposals, words
 from heartnet.diagnostics.loss_patterns_telling import Telling, chance_of, deviation, holm, how_many
 from heartnet.resampling import auroc
 
@@ -136,13 +137,13 @@ class _Half:
         return bool(self.conditions(np.ones(len(self.users), dtype=bool)))
 
     def contributions(
-        self, asked: dict[int, Telling], rows: Flags, inside: Flags, less: float = 0.0
+        self, asked: dict[int, Telling], rows: Flags, inside: Flags, *, ranks: bool, less: float = 0.0
     ) -> dict[int, Floats]:
         """Return what each person adds, by condition; of those that say something of the pattern."""
         if not large_enough(inside[rows], self.users[rows]):
             return {}
         each = {
-            place: it.contributions(inside[rows & ~np.isnan(self.values[:, place])], less)
+            place: (it.ranks if ranks else it.contributions)(inside[rows & ~np.isnan(self.values[:, place])], less)
             for place, it in asked.items()
         }
         return {place: it for place, it in each.items() if it is not None}
@@ -206,7 +207,7 @@ class _Looks:
         """Return of which conditions a pattern tells, and which others tell the same, in words."""
         found = self._strengths(without)
         rows = self._rows(without)
-        scope = self._strength(self.half.conditions(rows), rows, self.members[pattern])[1]
+        scope = self._strength(self.half.conditions(rows), rows, pattern)[1]
         rows = self._rows([*without, pattern])
         asked = self.half.conditions(rows)
         alike = [
@@ -214,7 +215,7 @@ class _Looks:
             for other, (z, _) in found.items()
             if len(other) == 1 and other != pattern and z >= PROMISING
             and _overlap(self.members[other], self.members[pattern])
-            and self._strength(asked, rows, self.members[other])[0] < SAME
+            and self._strength(asked, rows, other)[0] < SAME
         ]  # fmt: skip
         alike.sort(key=lambda other: -found[other][0])
         return scope, tuple(words(other) for other in alike[:3])
@@ -226,17 +227,17 @@ class _Looks:
             return self._known[key]
         rows = self._rows(without)
         asked = self.half.conditions(rows)
-        found = {pattern: self._strength(asked, rows, inside) for pattern, inside in self.singles.items()}
+        found = {pattern: self._strength(asked, rows, pattern) for pattern in self.singles}
         if not self._known:
             self.singles = {pattern: self.singles[pattern] for pattern, (z, _) in found.items() if z >= LIVELY}
         best = sorted(self.singles, key=lambda pattern: -found[pattern][0])[:_PAIRED]
         for one, other in combinations(best, 2):
             pair, inside = (*one, *other), self.singles[one] & self.singles[other]
-            strength = self._strength(asked, rows, inside)
+            strength = self._strength(asked, rows, pair, inside)
             if not math.isfinite(strength[0]):
                 continue
             self.members[pair] = inside
-            left = (self._strength(asked, rows, self.singles[each] & ~inside)[0] for each in (one, other))
+            left = (self._strength(asked, rows, each, self.singles[each] & ~inside)[0] for each in (one, other))
             if strength[0] > max(found[one][0], found[other][0]) and max(left) < LEFT:
                 found[pair] = strength
         self._known[key] = found
@@ -248,8 +249,12 @@ class _Looks:
             rows &= ~self.members[pattern]
         return rows
 
-    def _strength(self, asked: dict[int, Telling], rows: Flags, inside: Flags) -> _Strength:
-        return _best(self.half.contributions(asked, rows, inside & rows))
+    def _strength(
+        self, asked: dict[int, Telling], rows: Flags, pattern: Pattern, inside: Flags | None = None
+    ) -> _Strength:
+        """Return that of a pattern, where it holds or, of that, `inside`."""
+        inside = self.members[pattern] if inside is None else inside
+        return _best(self.half.contributions(asked, rows, inside & rows, ranks=of_recording(pattern)))
 
 
 def _test(
@@ -265,7 +270,9 @@ def _test(
     chances, deviations = [], []
     for i, it in enumerate(chosen):
         rows = ~np.logical_or.reduce([np.zeros(len(half.users), dtype=bool), *members[:i], *members[i + 1 :]])
-        found = half.contributions(half.conditions(rows), rows, members[i] & rows, LESS)
+        found = half.contributions(
+            half.conditions(rows), rows, members[i] & rows, ranks=of_recording(it.clauses), less=LESS
+        )
         total = sum((found[place] for place in it.scope if place in found), np.zeros(half.people))
         asked = total.any() and half.ranked_worse(it.scope, rows, members[i])
         chances.append(chance_of(total, seed=seed) if asked else 1.0)

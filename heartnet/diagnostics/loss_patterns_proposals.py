@@ -29,6 +29,9 @@ CUTS = (0.1, 0.2, 0.8, 0.9)
 NOT_PROPERTIES = frozenset({*PREDICTED, "split", "logit"})
 """Columns that say nothing of a week itself."""
 
+RECORDED = frozenset({"device"})
+"""Columns that say with what a week was recorded, and nothing of the person, as age, habits or heart rate do."""
+
 _UNITS = {"age": "years", "bmi": "kg/m²", "wear_hours": "h", **HABITS_UNITS}
 _UNITS |= {f"{of}_of_{name}": unit for of in ("mean", "spread") for name, unit in HOURLY_UNITS.items()}
 
@@ -67,6 +70,11 @@ class Clause:
 def words(clauses: Sequence[Clause]) -> str:
     """Return a pattern in words."""
     return " and ".join(map(str, clauses))
+
+
+def of_recording(clauses: Sequence[Clause]) -> bool:
+    """Return whether a pattern says with what weeks were recorded, and nothing of the people."""
+    return all(clause.column in RECORDED for clause in clauses)
 
 
 def holds(clauses: Sequence[Clause], weeks: pl.DataFrame) -> Flags:

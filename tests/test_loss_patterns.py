@@ -140,7 +140,7 @@ def test_what_people_add_to_ranks_is_what_leaving_them_out_takes(less: float) ->
 
 
 def test_ranks_are_even_where_nothing_is_to_be_found() -> None:
-    """Some one in ten below 0.1, with three weeks a person and another base rate; hardly any if a fifth is asked for."""
+    """Some one in ten below 0.1, with three weeks a person and another base rate; hardly any of a fifth."""
     chances = []
     for seed in range(200):
         table, signal, rng = people(seed, 200, weeks_each=3)

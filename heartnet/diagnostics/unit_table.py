@@ -27,7 +27,9 @@ def unit_table(meanings: Sequence[Meaning], untrained: Sequence[Meaning]) -> pl.
     frames = []
     for each in meanings:
         place = np.array([i for i in np.argsort(-np.abs(each.effects), kind="stable") if each.layers[i] != "inputs"])
-        found, rivals = set(beyond(each, before.get(each.signal))), _rivals(each, before.get(each.signal))
+        untold = before.get(each.signal)
+        found, rivals = set(beyond(each, untold)), _rivals(each, untold)
+        same_layer = {name: _best_of(untold, name) for name in dict.fromkeys(each.layers)}
         frames.append(
             pl.DataFrame({
                 "signal": [each.signal] * len(place),
@@ -39,7 +41,7 @@ def unit_table(meanings: Sequence[Meaning], untrained: Sequence[Meaning]) -> pl.
                 "direction": ["falls" if each.effects[i] < 0 else "rises" for i in place],
                 "lag": each.lags[place],
                 "p": each.p[place],
-                "untrained_layer": [_best_of(before.get(each.signal), each.layers[i]) for i in place],
+                "untrained_layer": [same_layer[each.layers[i]] for i in place],
                 **{name: [value] * len(place) for name, value in rivals.items()},
                 "beyond": [int(i) in found for i in place],
             }, schema_overrides=dict.fromkeys(("untrained_layer", "untrained", "inputs"), pl.Float64))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from scipy.fft import irfft, rfft
 from scipy.stats import rankdata, t
 
@@ -152,17 +152,22 @@ def beyond(trained: Meaning, untrained: Meaning | None) -> list[int]:
         if rival is None or place is None:
             continue
         other = np.abs(rival.effects[place]), rival.weekly[place] * np.sign(rival.effects[place])
-        units = [i for i in units if _above(trained, i, *other, margin)]
+        units = [i for i, above in zip(units, _above(trained, units, *other, margin), strict=True) if above]
     return sorted(units, key=lambda i: -abs(trained.effects[i]))
 
 
-def _above(meaning: Meaning, unit: int, effect: float, weekly: np.ndarray, margin: float) -> bool:
-    difference = abs(meaning.effects[unit]) - effect
-    own = meaning.weekly[unit] * np.sign(meaning.effects[unit])
-    if len(own) < 3 or own.shape != weekly.shape:
-        return bool(difference >= margin)
-    error = np.std(own - weekly, ddof=1) / np.sqrt(len(own))
-    return bool(difference >= margin and difference > t.ppf(0.95, len(own) - 1) * error)
+def _above(
+    meaning: Meaning, units: Sequence[int], effect: float, weekly: np.ndarray, margin: float
+) -> Bool[np.ndarray, " unit"]:
+    effects = meaning.effects[units]
+    difference = np.abs(effects) - effect
+    own = meaning.weekly[units] * np.sign(effects)[:, None]
+    weeks = own.shape[1]
+    found: np.ndarray = difference >= margin
+    if weeks >= 3 and weekly.shape == (weeks,):
+        error = np.std(own - weekly, axis=1, ddof=1) / np.sqrt(weeks)
+        found &= difference > t.ppf(0.95, weeks - 1) * error
+    return found
 
 
 def _centred_ranks(rows: np.ndarray) -> Float32[np.ndarray, "unit cell"]:

@@ -6,6 +6,7 @@ import math
 import re
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 
 import polars as pl
 from rich.box import SIMPLE_HEAD
@@ -21,13 +22,36 @@ from heartnet.resampling import Interval
 NOTHING = "–"
 
 _NAME = 30  # letters of a name that stay on one line
+_CELL = 16  # letters of a score of one condition with its interval, and a space
 
 _console = Console(highlight=False, markup=False)
 
 
 def print_table(rows: Sequence[Row]) -> None:
     """Print the scores with their intervals, how far trainings lie apart, what was measured of the networks, and what
-    one has to know."""
+    one has to know. Of several tests, whose scores do not compare, each has tables of its own."""
+    tests = sorted({row.test for row in rows if row.scored is not None})
+    if len(tests) < 2:
+        _print_scores(rows)
+    for number in tests if len(tests) > 1 else ():
+        own = [row for row in rows if row.scored is not None and row.test == number]
+        _console.print(f"Test {number}: {_size(own[0])}")
+        _print_scores([_named(row) for row in own])
+        for line in dict.fromkeys(note for row in own for note in row.notes):
+            _console.print(line, soft_wrap=True)
+    networks = [row for row in rows if row.model == NETWORK]
+    decades = [(f"decades: {each}", [_number(row.decades.get(each), ".2f") for row in networks]) for each in ANCHORS]
+    others = [
+        ("silent", [_number(row.silent, ".0%") for row in networks]),
+        ("weights", [_number(row.weights, ",") for row in networks]),
+        ("weeks/s", [_number(row.pace, ",.3g") for row in networks]),
+    ]
+    _print(networks, [*decades, *others])
+    for line in _notes(rows):
+        _console.print(line, soft_wrap=True)
+
+
+def _print_scores(rows: Sequence[Row]) -> None:
     targets = list(dict.fromkeys(name for row in rows for name in row.each))
     references = list(dict.fromkeys(row.to for row in rows if row.to))
     what = "mean" if len(targets) > 1 else next(iter(targets), "score")
@@ -43,7 +67,11 @@ def print_table(rows: Sequence[Row]) -> None:
             scores.append((less, [_score(row.pooled_difference, "+.3f") for row in rows]))
         _print(rows, scores)
     if len(targets) > 1:
-        _print(rows, [(name + within, [_short(row.each.get(name)) for row in rows]) for name in targets])
+        name = min(max(len(row.name) for row in rows), _NAME)
+        most = max((_console.width - name - 2) // _CELL, 1)
+        for first in range(0, len(targets), most):
+            some = targets[first : first + most]
+            _print(rows, [(name + within, [_short(row.each.get(name)) for row in rows]) for name in some])
     networks = [row for row in rows if row.model == NETWORK]
     if any(len(row.by_training) > 1 for row in networks):
         trainings = [
@@ -53,15 +81,17 @@ def print_table(rows: Sequence[Row]) -> None:
         if references:
             trainings.append((less, [_range(row.difference_by_training, "+.3f") for row in networks]))
         _print(networks, trainings)
-    decades = [(f"decades: {each}", [_number(row.decades.get(each), ".2f") for row in networks]) for each in ANCHORS]
-    others = [
-        ("silent", [_number(row.silent, ".0%") for row in networks]),
-        ("weights", [_number(row.weights, ",") for row in networks]),
-        ("weeks/s", [_number(row.pace, ",.3g") for row in networks]),
-    ]
-    _print(networks, [*decades, *others])
-    for line in _notes(rows):
-        _console.print(line, soft_wrap=True)
+
+
+def _named(row: Row) -> Row:
+    """Return a row as it is called among those of its own test."""
+    test = f", test {row.test}"
+    return replace(row, name=row.name.removesuffix(test), to=row.to.removesuffix(test))
+
+
+def _size(row: Row) -> str:
+    assert row.scored is not None
+    return f"{len(row.scored.weeks):,} weeks of {row.scored.weeks['user_id'].n_unique():,} people"
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -160,14 +190,7 @@ def _over_trainings(name: str, values: Sequence[float]) -> dict[str, float | Non
 
 def _notes(rows: Sequence[Row]) -> list[str]:
     tests = {row.test: row for row in rows if row.scored is not None}
-    lines = []
-    for number, row in sorted(tests.items()):
-        assert row.scored is not None
-        of = f"Test {number}" if len(tests) > 1 else "Test"
-        lines.append(
-            f"{of}: {len(row.scored.weeks):,} weeks of {row.scored.weeks['user_id'].n_unique():,} people"
-            + (f" ({', '.join(each.name for each in rows if each.test == number)})." if len(tests) > 1 else ".")
-        )
+    lines = [f"Test: {_size(row)}." for row in tests.values()] if len(tests) == 1 else []
     lines += [_intervals(rows), *_within(rows)]
     if any(row.simulated for row in rows):
         lines.append("Simulated weeks: these scores say nothing about real people.")
@@ -178,7 +201,8 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     ]
     if any(len(row.by_training) > 1 for row in rows):
         lines.append("Of several trainings decades, silent and weeks/s are the median.")
-    return [*lines, *dict.fromkeys(note for row in rows for note in row.notes)]
+    left = [row for row in rows if len(tests) < 2 or row.scored is None]  # the others' stand with their test
+    return [*lines, *dict.fromkeys(note for row in left for note in row.notes)]
 
 
 def _intervals(rows: Sequence[Row]) -> str:

@@ -210,6 +210,28 @@ def test_the_printed_table_and_what_is_missing(tmp_path: Path, capsys: pytest.Ca
     assert table.row(0, named=True)["people"] == 30
 
 
+def test_each_of_several_tests_has_tables_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    conditions = [f"condition_{each}" for each in "abcdefgh"]
+    make_run(tmp_path / "runs/0", "model=long", targets=tuple(conditions[:2]), baseline=0.2)
+    make_run(tmp_path / "runs/1", "model=short", targets=tuple(conditions[2:]), baseline=0.2)
+    running = make_run(tmp_path / "runs/2", "model=other", state="running")
+    (running / "predictions.parquet").unlink()
+    assert heartnet(["compare", str(tmp_path / "runs"), "--to", "baseline", "--draws", "50"]) == 0
+    first, second = capsys.readouterr().out.partition("Test 2: 60 weeks of 30 people\n")[::2]
+    second, _, last = second.partition("decades: ")
+    assert first.startswith("Test 1: 60 weeks of 30 people\n")
+    assert [name in first for name in ("long ", "hourly ", "condition a", "short", "condition c", ", test")] == [
+        True, True, True, False, False, False,
+    ]  # fmt: skip
+    assert [name in second for name in ("short ", "hourly ", "condition h", "long", "condition b", ", test")] == [
+        True, True, True, False, False, False,
+    ]  # fmt: skip
+    assert "less hourly" in second
+    assert "…" not in first + second, "no interval is cut"
+    assert all(name in last for name in ("long ", "short ", "other "))
+    assert "other: running, no test predictions" in last
+
+
 def test_a_long_name_leaves_room_for_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     name = "architecture=compact data.users=60 data.batch_size=16 +callbacks=[people,predictions] trainer.max_epochs=10"
     scores = {"day_std": Interval(-5.0, -10.05, 0.25), "resting_rate": Interval(0.5, 0.05, 1.0)}

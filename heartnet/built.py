@@ -84,8 +84,10 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
     """Return the trainer with its callbacks; it writes into `folder` only."""
     from pytorch_lightning.callbacks import ModelCheckpoint
     from pytorch_lightning.loggers import TensorBoardLogger
+    from pytorch_lightning.profilers import PassThroughProfiler
 
     from heartnet.kept_memory import KeptMemory
+    from heartnet.no_profiler import NoProfiler
     from heartnet.step_losses import LossesOfABrokenRun
     from heartnet.tensorboard_layout import TensorBoardLayout
     from heartnet.training_bar import TrainingBar
@@ -108,4 +110,6 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
         default_root_dir=str(folder),
         _convert_="all",
     )
+    if type(trainer.profiler) is PassThroughProfiler:  # type: ignore[attr-defined]  # nobody asked for one
+        trainer.profiler = NoProfiler()  # type: ignore[attr-defined]
     return trainer

@@ -106,6 +106,12 @@ class HeartnetModule(pl.LightningModule):
             place = self.scaling.channels.index("dt")
             set_clock(self.scaling.mean[place], self.scaling.std[place])
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":  # some fifty times a step, where `nn.Module` first looks for weights and layers
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, batch: Batch) -> Logits:
         logits: Logits = self.network(batch["inputs"], batch["lengths"], batch["metadata"])
         return logits
@@ -216,11 +222,12 @@ class HeartnetModule(pl.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        # One kernel for all weights on a GPU; with a scaled loss, Lightning could not clip the gradients of that.
-        fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
+        fused = self.device.type in ("cpu", "cuda") or None  # one kernel for all weights
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused or None
+            self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
         )
+        # In mixed precision Lightning clips no gradients of an optimiser that would unscale them by itself.
+        optimizer._step_supports_amp_scaling = False
         if self.schedule == "constant":
             return optimizer
         steps = max(int(self.trainer.estimated_stepping_batches), 1)

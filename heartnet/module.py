@@ -106,12 +106,6 @@ class HeartnetModule(pl.LightningModule):
             place = self.scaling.channels.index("dt")
             set_clock(self.scaling.mean[place], self.scaling.std[place])
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_current_fx_name":  # some fifty times a step, where `nn.Module` first looks for weights and layers
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
-
     def forward(self, batch: Batch) -> Logits:
         logits: Logits = self.network(batch["inputs"], batch["lengths"], batch["metadata"])
         return logits

@@ -13,6 +13,7 @@ keeping memory for the next step (`heartnet.allocator`).
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -81,17 +82,31 @@ def memory(*, quick: bool) -> list[Row]:
 
 
 def peak(overrides: list[str], environment: Mapping[str, str] | None = None) -> float:
-    """Return the most memory, in MB, that `train.py` held, in a process of its own, on one thread."""
+    """Return the most memory, in MB, that `train.py` held, in a process of its own, on one thread.
+
+    The system's own account of a process that has ended would count what this one held when it started that.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "train.py", "threads=1", "test=false", f"hydra.run.dir={folder}", *overrides]
         process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **(environment or {})}, stdout=subprocess.DEVNULL
         )
-        _, code, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(code)
+        most = 0.0
+        while process.poll() is None:
+            most = max(most, resident_peak(process.pid))
+            time.sleep(0.1)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
-    return usage.ru_maxrss / 1000
+    return most
+
+
+def resident_peak(process: int) -> float:
+    """Return the most memory, in MB, that a process has held so far; 0 if it is just ending."""
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text(encoding="ascii"))
+    except OSError:
+        return 0.0
+    return int(found[1]) / 1000 if found else 0.0
 
 
 def in_epochs(count: int, name: str, every: int | None, spent: Spent, steps: int) -> float:

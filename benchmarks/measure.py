@@ -66,7 +66,8 @@ class Machine:
         ]
         if others is not None:
             lines[1] += f"; other programs took {others:.0%} of the processors"
-        if (others or 0.0) > 0.05 or self.load[0] > 0.5:
+        # The load before says who was there before; where what others take is known, that alone counts.
+        if others > 0.05 if others is not None else self.load[0] > 0.5:
             lines.append("THE MACHINE WAS NOT IDLE: wall times are too long; those in processor seconds are fair.")
         return lines
 

@@ -82,23 +82,26 @@ class Telling:
     def ranks(self, inside: Bool[np.ndarray, " week"], less: float = 0.0) -> Floats | None:
         """Return what each person adds, `[people]`; a sum below 0 says that the AUROC is nearer to 1/2 inside.
 
-        None if too few inside or outside have it or have it not. The sum is the difference over its variance, so that
-        of several conditions what is known best counts most.
+        None if too few inside or outside have it or have it not. The sum is the difference over how uncertain the
+        numbers of weeks make it, so that of several conditions what is known best counts most. The difference is shared
+        out mostly among the weeks of which there are fewest: three people who happen to rank alike are no certainty.
 
         Args:
             inside: where the pattern holds.
             less: share by which the AUROC is taken to be nearer to 1/2 inside; below 0 says that it is nearer yet.
         """
-        found, level = np.zeros(self.people), 0.0
+        found, level, rare = np.zeros(self.people), 0.0, np.zeros(self.people)
         for part, share in ((inside, 1.0), (~inside, less - 1)):
-            if min(self._people(part & (self.value == each)) for each in (0, 1)) < FEWEST_OF_EACH:
+            each = [part & (self.value == label) for label in (0, 1)]
+            if min(map(self._people, each)) < FEWEST_OF_EACH:
                 return None
             auroc, of_weeks = _ranking(self.score[part], self.value[part])
             found += share * np.bincount(self.users[part], of_weeks, self.people)
             level += share * (auroc - 0.5)
-        there = np.bincount(self.users, minlength=self.people) > 0
-        variance = float((found**2).sum())
-        return (found + there * level / there.sum()) / variance if variance > 0 else found
+            for weeks in each:
+                rare += np.bincount(self.users[weeks], minlength=self.people) / weeks.sum() ** 2
+        uncertain = float(rare.sum())
+        return found / uncertain + rare * (level / uncertain**2)
 
     def _people(self, chosen: Bool[np.ndarray, " week"]) -> int:
         return how_many(self.users[chosen], self.people)

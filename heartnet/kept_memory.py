@@ -77,6 +77,9 @@ def resident_bytes() -> int:
 
 
 @lru_cache(maxsize=1)
-def _sizes(process: int) -> int:
-    """Return the descriptor of a file with the sizes of a process in pages; to open it takes longer than to read it."""
-    return os.open(f"/proc/{process}/statm", os.O_RDONLY)
+def _sizes(process: int) -> int:  # noqa: ARG001
+    """Return the descriptor of a file with the sizes of this process in pages; to open it takes longer than to read it.
+
+    `process` tells it from that of a process it was forked from; its number in `/proc` may be another, in a container.
+    """
+    return os.open("/proc/self/statm", os.O_RDONLY)

@@ -61,9 +61,9 @@ def _plainly(row: Row, scored: Scored) -> Row:
         folds = _folds(scored, name)
         within |= folds is not None
         each[name], pooled[name] = _points((scored, name, folds)), _points((scored, name, None))
-        if scored.conditions and scored.folds is not None and folds is None:
-            notes.append(f"{name}: {ONE_CLASS}")
         people = [len(np.unique(scored.users[value == which])) for which in (1, 0)]
+        if scored.conditions and scored.folds is not None and folds is None and min(people):
+            notes.append(f"{name}: {ONE_CLASS}")
         if scored.conditions and row.model == NETWORK and min(people) < FEWEST:
             told = "its intervals are too narrow, too few to tell" if min(people) else "nothing to rank"
             notes.append(f"{name}: people with it: {people[0]}, without it: {people[1]}: {told}")

@@ -287,7 +287,9 @@ def fold_notes(predictions: pl.DataFrame) -> list[str]:
         return []
     found = {target: [each == each for each in it.values()] for target, it in aurocs_within(predictions).items()}
     first = f"{EACH_WEEK} {WITHIN_FIRST}" if any(map(any, found.values())) else EACH_WEEK
-    return [first, *(f"{target}: {ONE_CLASS}." for target, told in found.items() if not any(told))]
+    labels = dict(predictions.drop_nulls("value").group_by("target").agg(pl.col("value").n_unique()).iter_rows())
+    alone = [target for target, told in found.items() if not any(told) and labels[target] > 1]
+    return [first, *(f"{target}: {ONE_CLASS}." for target in alone)]
 
 
 def score_table(predictions: pl.DataFrame, kind: str) -> pl.DataFrame:

@@ -18,7 +18,7 @@ from heartnet.card_scores import read_test, score_lines
 from heartnet.compare import compare_runs
 from heartnet.diagnostics.within_folds import EACH_WEEK, ONE_CLASS, TOGETHER, WITHIN, WITHIN_FIRST
 from heartnet.people import sigmoid
-from heartnet.predictions import COLUMNS, FOLD, PREDICTED, aurocs_within, read_predictions
+from heartnet.predictions import COLUMNS, FOLD, PREDICTED, aurocs_within, fold_notes, read_predictions
 from heartnet.report.folder import read_run
 from heartnet.report.scores import scores_of
 from heartnet.terminal import print_scores
@@ -132,3 +132,11 @@ def test_where_each_person_is_a_fold_every_place_says_what_that_is_worth(
     assert f"diabetes: {ONE_CLASS}" in row.notes
     assert row.mean is not None
     assert 0.4 < row.mean.value < 1
+
+
+def test_of_a_condition_that_nobody_has_no_ranking_is_spoken_of(tmp_path: Path) -> None:
+    run = cross_validation(tmp_path / "run", np.arange(2 * PEOPLE) // 2 % 5)
+    for file in run.rglob("predictions*.parquet"):
+        pl.read_parquet(file).with_columns(pl.lit(0.0, pl.Float32).alias("value")).write_parquet(file)
+    assert fold_notes(read_predictions(run)) == [EACH_WEEK]
+    assert not any(ONE_CLASS in note for row in compare_runs([run], draws=50) for note in row.notes)

@@ -31,8 +31,9 @@ class Predictions(OnPredictions):
     (`heartnet.diagnostics.score_quality`); for synthetic targets the share of variance explained and the error. The
     findings say what the scores tell (AUROC), and whether they are over- or underconfident, or that there are too few
     people to tell. In a cross-validation the tests of all folds are judged together, after the last, by the AUROC
-    within folds, with that of all weeks beside it (`heartnet.pooled`). During training the validation is looked at after each
-    `every_n_epochs`-th epoch and after the last. The network, its training and the random streams are left as they are.
+    within folds, with that of all weeks beside it (`heartnet.pooled`). During training the validation is looked at
+    after each `every_n_epochs`-th epoch and after the last. The network, its training and the random streams are left
+    as they are.
 
     Works with any LightningModule on heartnet's data module, if `validation_step` and `test_step` return scores
     (heartnet's own do); with other data, an adapter makes what is written:

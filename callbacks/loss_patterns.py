@@ -119,7 +119,7 @@ class LossPatterns(OnPredictions):
         found = find_patterns(*arrays, by=predicted.by, draws=self.draws)
         _write(found.as_json(), predicted.file.parent / FILES[split])
         numbers = {f"{tag}/patterns": float(len(found.patterns))} if found.enough else {}
-        for each in reversed([group for pattern in found.patterns for group in pattern.groups]):
+        for each in reversed([it for pattern in found.patterns for it in pattern.groups if it.target in pattern.scope]):
             numbers |= {f"{tag}/inside/{each.target}": each.inside.auroc.value}
             numbers |= {f"{tag}/outside/{each.target}": each.outside.auroc.value}
         log(trainer, numbers)

@@ -192,8 +192,10 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     tests = {row.test: row for row in rows if row.scored is not None}
     lines = [f"Test: {_size(row)}." for row in tests.values()] if len(tests) == 1 else []
     lines += [_intervals(rows), *_within(rows)]
-    if any(row.simulated for row in rows):
-        lines.append("Simulated weeks: these scores say nothing about real people.")
+    simulated = [row.name for row in rows if row.simulated]
+    if simulated:
+        which = "" if len(simulated) == len(rows) else f" are those of {'; '.join(simulated)}"
+        lines.append(f"Simulated weeks{which}: these scores say nothing about real people.")
     lines += [
         "decades: by how many powers of ten a far reading counts less than a near one (amnesia), at its worst.",
         "silent: units of a layer that fall silent in workouts (activation_heatmap), of the worst layer.",

@@ -103,6 +103,8 @@ def explain_key(key: str, config: DictConfig) -> str | None:
         names = [str(name) for name in there if name != "_target_"] if OmegaConf.is_dict(there) else []
         if part not in names and part != "_target_":
             options = names if depth else sorted({*names, *groups()})
+            if not options:
+                return f"{key}: {'.'.join(path[:depth])} sets no {part} so far; to set it, begin with a plus: +{key}=…"
             has = f"{'.'.join(path[:depth])} has" if depth else "there are"
             hint = who_has(key) or did_you_mean(part, options)
             return f"{key}: no such key; {has} {', '.join(options)}.{hint}"

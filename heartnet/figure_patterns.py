@@ -30,12 +30,13 @@ class ForestRow:
 
 
 def pattern_rows(patterns: Sequence[LossPattern]) -> list[ForestRow]:
-    """Return the rows of patterns: inside and outside for each condition they were found in."""
+    """Return the rows of patterns: inside and outside for each condition, those they were found in first."""
     rows = []
     for pattern in patterns:
         rows.append(ForestRow(pattern.words))
         for each in pattern.groups:
-            rows.append(_row(f"{each.target}, inside", each.inside, _INSIDE))
+            besides = "" if each.target in pattern.scope else " (not found in it)"
+            rows.append(_row(f"{each.target}{besides}, inside", each.inside, _INSIDE))
             rows.append(_row("outside", each.outside, _OUTSIDE))
     return rows
 

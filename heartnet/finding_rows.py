@@ -188,7 +188,7 @@ def why_none(values: Mapping[str, Any]) -> str:
     trainer = values.get("trainer")
     trainer = trainer if isinstance(trainer, Mapping) else {}
     if not values.get("callbacks"):
-        return "no technique was switched on; +callbacks=amnesia is one, +callbacks=all are all"
+        return "no technique was switched on; +callbacks=amnesia is one, +callbacks=all are all that only look on"
     if trainer.get("fast_dev_run"):
         return f"trainer.fast_dev_run={str(trainer['fast_dev_run']).lower()} keeps nothing of a run; leave it out"
     for key in ("max_epochs", "max_steps"):

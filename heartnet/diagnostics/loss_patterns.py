@@ -267,9 +267,10 @@ def _test(
     seed: int,
 ) -> Search:
     members = [holds(it.clauses, half.weeks) for it in chosen]
-    chances, deviations = [], []
+    asked_of, chances, deviations = [], [], []
     for i, it in enumerate(chosen):
         rows = ~np.logical_or.reduce([np.zeros(len(half.users), dtype=bool), *members[:i], *members[i + 1 :]])
+        asked_of.append(rows)
         found = half.contributions(
             half.conditions(rows), rows, members[i] & rows, ranks=of_recording(it.clauses), less=LESS
         )
@@ -289,14 +290,14 @@ def _test(
             tuple(
                 in_and_out(
                     targets[place],
-                    half.scores[:, place],
-                    half.values[:, place],
-                    half.users,
-                    members[i],
+                    half.scores[asked_of[i], place],
+                    half.values[asked_of[i], place],
+                    half.users[asked_of[i]],
+                    members[i][asked_of[i]],
                     draws=draws,
                     seed=seed,
                 )
-                for place in it.scope
+                for place in sorted(range(len(targets)), key=lambda place: place not in it.scope)
             ),
         )
         for i, it in enumerate(chosen)

@@ -24,7 +24,8 @@ class LossPattern:
             the weeks of all other patterns that were tried left out.
         weeks, people: in which it holds, on both halves.
         alike: patterns that say the same, in words, the best first.
-        groups: of each condition of the scope, the scores inside and outside, on the half kept aside.
+        groups: of each condition, those of the scope first, the scores inside and outside, on the half kept aside,
+            with the weeks of all other patterns that were tried left out.
     """
 
     clauses: Pattern

@@ -24,6 +24,8 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Bool, Float, Int64
 
+from heartnet.diagnostics.comparison import FEWEST
+
 Floats = npt.NDArray[np.float64]
 
 FEWEST_OF_EACH = 3
@@ -93,7 +95,7 @@ class Telling:
         found, level, rare = np.zeros(self.people), 0.0, np.zeros(self.people)
         for part, share in ((inside, 1.0), (~inside, less - 1)):
             each = [part & (self.value == label) for label in (0, 1)]
-            if min(map(self._people, each)) < FEWEST_OF_EACH:
+            if min(map(self._people, each)) < FEWEST:
                 return None
             auroc, of_weeks = _ranking(self.score[part], self.value[part])
             found += share * np.bincount(self.users[part], of_weeks, self.people)

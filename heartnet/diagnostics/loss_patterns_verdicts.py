@@ -98,32 +98,40 @@ def pattern_findings(
 def _finding(
     it: LossPattern, search: Search, split: str, people: str, augmentation: Mapping[str, float], step: int
 ) -> Finding:
-    told = [each for each in it.groups if not (each.inside.too_few or each.outside.too_few)]
-    told.sort(key=lambda each: -each.difference.value)
+    known = [each for each in it.groups if not (each.inside.too_few or each.outside.too_few)]
+    told = sorted((each for each in known if each.target in it.scope), key=lambda each: -each.difference.value)
+    besides = [*told[_MOST_SAID:], *(each for each in known if each.target not in it.scope)]
     worst = told[0] if told else None
     kinds = [_kind(clause.column) for clause in it.clauses]
     try_ = []
     if "device" in kinds and augmentation.get("level") == 0:
         try_.append("module.augmentation.level=0.5")
-    few = [each.target for each in it.groups if each not in told]
+    told_of = {each.target for each in told}
+    few = [target for target in it.scope if target not in told_of]
+    touched = f"{it.people:,} of {search.people:,} {people}"
+    if it.people != it.weeks:
+        touched += f", {it.weeks:,} of {search.weeks:,} weeks"
     words = [
-        f"Scores tell less of the label where {it.words}: {it.people:,} of {search.people:,} {people}, {it.weeks:,} of "
-        f"{search.weeks:,} weeks",
+        f"Scores tell less of the label where {it.words}: {touched}",
         f"On the half of the {people} kept aside {'; '.join(map(_compared, told[:_MOST_SAID]))}"
         if told
         else f"On the half of the {people} kept aside too few inside have a condition, or have it not, for an AUROC",
         *([f"Too few inside to tell each by itself: {', '.join(few)}"] if told and few else []),
-        f"If scores told only {LESS:.0%} less there, so much would be seen in {it.chance:.2g} of cases"
-        f"{', with the weeks of the others left out' if len(search.tried) > 1 else ''}, corrected for "
-        f"{len(search.tried)} tried of {search.looked_at:,} looked at",
+        *([f"AUROC inside and outside of the others: {', '.join(map(_in_short, besides))}"] if besides else []),
+        f"If scores told only {LESS:.0%} less there, so much would be seen in at most {it.chance:.2g} of cases, "
+        f"corrected for {len(search.tried)} tried of {search.looked_at:,} looked at",
+        *(["Weeks of the other patterns that were tried are left out of all this"] if len(search.tried) > 1 else []),
         *([f"Much the same: {'; '.join(it.alike)}"] if it.alike else []),
         _REMEDIES[kinds[0]],
     ]
     return Finding(
-        CHECK, "warn", f"{split}: {it.words}",
-        None if worst is None else round(worst.difference.value, 4), None if worst is None else 0.0,
+        CHECK, "warn", f"{split}: {it.words}", None if worst is None else round(worst.difference.value, 4), None,
         "" if worst is None else "AUROC lost", ". ".join(words) + ".", tuple(try_), step,
     )  # fmt: skip
+
+
+def _in_short(it: InAndOut) -> str:
+    return f"{it.target} {it.inside.auroc.value:.3f} and {it.outside.auroc.value:.3f}"
 
 
 def _compared(it: InAndOut) -> str:

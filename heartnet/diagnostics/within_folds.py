@@ -19,14 +19,14 @@ EACH_WEEK = "Each week is scored by the network of the fold that had not seen it
 """What has to be said of all scores of a cross-validation."""
 
 WITHIN_FIRST = (
-    "Within folds only weeks that one network scored are ranked; all folds together pay for the different levels of "
-    "their networks."
+    "Within folds only weeks that one network scored are ranked; all folds together rank worse where one fold's network "
+    "scores higher throughout than another's."
 )
 """Why the AUROC within folds comes first."""
 
 ONE_CLASS = (
     "no fold tests both people with it and people without, so only weeks of different networks can be compared: chance "
-    "then lies below 0.5, and the networks' levels blur the ranking; fewer, larger folds tell more (data.folds=5)"
+    "then lies below 0.5, and the networks' levels blur the ranking; fewer, larger folds tell more, as data.folds=5"
 )
 """What has to be said where no fold has both classes, as where each person is a fold (A. Airola and others, "An
 experimental comparison of cross-validation techniques for estimating the area under the ROC curve", Computational

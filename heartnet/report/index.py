@@ -58,7 +58,7 @@ def write_index(folder: Path, runs: Sequence[Path]) -> None:
         targets=targets,
         measures=list(dict.fromkeys(row["measure"] for row in listed if row["scores"])),
         left_out=len(runs) - len(listed),
-        simulated=any(row["simulated"] for row in listed),
+        simulated=sum(bool(row["simulated"]) for row in listed),
     )
     write_page(folder / FILE, text, MARK, "--out")
 

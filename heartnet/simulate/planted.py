@@ -1,9 +1,10 @@
 """What can be planted in a simulated cohort to be found again: weeks whose heart rate tells nothing of the person.
 
 In a week that it touches, the traits that conditions move are those of a stranger, drawn anew for each week: the heart
-rate looks like anybody's, and tells of nobody's condition. Nothing but the planted property tells which weeks those
-are. A network that has learned from the others what a heart rate means is wrong about these, as one is about watches
-that measure badly, about people who exercise much, and about travellers, but all the more so; it is there to be found.
+rate looks like anybody's, and tells of nobody's condition, but for atrial fibrillation. Nothing but the planted
+property tells which weeks those are. A network that has learned from the others what a heart rate means is wrong about
+these, as one is about watches that measure badly, about people who exercise much, and about travellers, but all the
+more so; it is there to be found.
 """
 
 from __future__ import annotations

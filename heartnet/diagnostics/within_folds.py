@@ -19,8 +19,8 @@ EACH_WEEK = "Each week is scored by the network of the fold that had not seen it
 """What has to be said of all scores of a cross-validation."""
 
 WITHIN_FIRST = (
-    "Within folds only weeks that one network scored are ranked; all folds together rank worse where one fold's network "
-    "scores higher throughout than another's."
+    "Within folds only weeks that one network scored are ranked; all folds together rank worse where one fold's "
+    "network scores higher throughout than another's."
 )
 """Why the AUROC within folds comes first."""
 

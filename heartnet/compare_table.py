@@ -231,5 +231,5 @@ def _within(rows: Sequence[Row]) -> list[str]:
     names = [row.name for row in rows if row.within]
     if not names:
         return lines
-    which = "" if _all_within(rows) else f" So it is of {', '.join(names)}."
+    which = "" if _all_within(rows) else f" Rows within folds: {'; '.join(names)}."
     return [*lines, f"{WITHIN_FIRST}{which}"]

@@ -71,7 +71,7 @@ def resident_bytes() -> int:
     """Return the bytes of memory that this process has to itself; 0 where the system does not say so as Linux does."""
     try:
         _, resident, mapped, *_ = os.pread(_sizes(os.getpid()), 128, 0).split()
-    except OSError:
+    except (OSError, AttributeError):  # there is no such file, or, on Windows, no such call
         return 0
     return (int(resident) - int(mapped)) * os.sysconf("SC_PAGE_SIZE")
 

@@ -120,7 +120,7 @@ def _finding(
         *([f"AUROC inside and outside of the others: {', '.join(map(_in_short, besides))}"] if besides else []),
         f"If scores told only {LESS:.0%} less there, so much would be seen in at most {it.chance:.2g} of cases, "
         f"corrected for {len(search.tried)} tried of {search.looked_at:,} looked at",
-        *(["Weeks of the other patterns that were tried are left out of all this"] if len(search.tried) > 1 else []),
+        *(["In what is compared, weeks of the other patterns tried are left out"] if len(search.tried) > 1 else []),
         *([f"Much the same: {'; '.join(it.alike)}"] if it.alike else []),
         _REMEDIES[kinds[0]],
     ]

@@ -5,25 +5,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import yaml
 
-from heartnet.card_scores import read_test, score_lines
-from heartnet.chosen_checkpoint import Chosen, choose_checkpoint
 from heartnet.errors import HeartnetError
-from heartnet.exported import METADATA_UNITS, UNITS
 from heartnet.finding_rows import findings_markdown, why_none
 from heartnet.findings import latest
-from heartnet.folders import short
-from heartnet.hourly import HOURLY_UNITS
-from heartnet.measured import was_learned
-from heartnet.page.write import write_page
+from heartnet.folders import check_exists, checkpoints_of, short
+from heartnet.page.write import check_place, write_page
 from heartnet.predictions import NETWORK
 from heartnet.report.folder import Run, is_run, read_run
 from heartnet.splits import SPLITS
 from heartnet.tested import ScoredCheckpoint, file_hash, home_of, read_tested
+
+if TYPE_CHECKING:
+    from heartnet.chosen_checkpoint import Chosen
 
 FILE = "model_card.md"
 """Where a run's folder keeps its card."""
@@ -56,12 +54,16 @@ def write_card(run: Path, out: Path | None = None) -> Path:
     Raises:
         HeartnetError: as `card_command`.
     """
+    check_exists(run)
     folder = run if run.is_dir() else home_of(run)
-    chosen = _networks(run)
-    if run.is_dir() and not chosen and not is_run(run):
+    homes = _homes(run)
+    if run.is_dir() and not homes and not is_run(run):
         raise HeartnetError(f"{run}: no run is in this folder; runs of train.py are in runs/DATE/TIME")
     place = out if out is not None else folder / FILE
-    write_page(place, card(read_run(folder), chosen), MARK, "--out")
+    check_place(place, MARK, "--out")
+    from heartnet.chosen_checkpoint import choose_checkpoint  # PyTorch: only once nothing is left to refuse
+
+    write_page(place, card(read_run(folder), [choose_checkpoint(home) for home in homes]), MARK, "--out")
     return place
 
 
@@ -72,6 +74,8 @@ def card(run: Run, networks: list[Chosen]) -> str:
         run: of `heartnet.report.folder.read_run`.
         networks: its checkpoints: one, one a fold, or none.
     """
+    from heartnet.card_scores import read_test, score_lines
+
     test = read_test(run.folder)
     tested = _was_tested(run, test)
     sections = {
@@ -93,15 +97,13 @@ def card(run: Run, networks: list[Chosen]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _networks(run: Path) -> list[Chosen]:
-    """Return the network that counts, that of each fold, or none, if no checkpoint was kept."""
-    if not run.exists():
-        raise HeartnetError(f"{run} does not exist; give a run's folder, such as runs/DATE/TIME, or a checkpoint")
+def _homes(run: Path) -> list[Path]:
+    """Return where the network that counts is kept, or that of each fold; none if no checkpoint was kept."""
     if run.is_file():
-        return [choose_checkpoint(run)]
+        return checkpoints_of(run)
     folds = sorted(run.glob("fold-*/checkpoints"), key=lambda path: (len(path.parent.name), path))
     homes = [path.parent for path in folds] if folds and not (run / "checkpoints").is_dir() else [run]
-    return [choose_checkpoint(home) for home in homes if any(home.glob("checkpoints/last*.ckpt"))]
+    return [home for home in homes if any(home.glob("checkpoints/last*.ckpt"))]
 
 
 def _was_tested(run: Run, test: pl.DataFrame) -> bool:
@@ -114,6 +116,9 @@ def _was_tested(run: Run, test: pl.DataFrame) -> bool:
 def _network(run: Run, networks: list[Chosen], *, tested: bool) -> list[str]:
     if not networks:
         return [f"- network: {UNKNOWN}, for the run kept no checkpoint"]
+    from heartnet.exported import METADATA_UNITS, UNITS
+    from heartnet.hourly import HOURLY_UNITS
+
     first = networks[0]
     module = first.module
     arguments = getattr(module.network, "arguments", {})
@@ -164,6 +169,8 @@ def _named(network: Chosen) -> str:
 
 def _never(networks: list[Chosen], channel: str) -> str:
     """Return the name of a channel that no training had, with the folds if those of others had it; empty if all had."""
+    from heartnet.measured import was_learned
+
     without = [each for each in networks if not was_learned(each, channel)]
     if len(without) in (0, len(networks)):
         return channel if without else ""

@@ -12,6 +12,7 @@ import yaml
 
 from heartnet.conditions import in_order
 from heartnet.errors import HeartnetError
+from heartnet.folders import checkpoints_of
 from heartnet.module import HeartnetModule, load_checkpoint
 from heartnet.network_inputs import VIEWS, View
 from heartnet.people import Way, chosen_ways
@@ -102,7 +103,7 @@ def checkpoint_of(run: Path, which: str = "best") -> tuple[Path, str]:
     """
     if run.is_file():
         return run, ""
-    last = _last(run)
+    last = checkpoints_of(run)[-1]
     return (_best(last) if which == "best" else None) or (last, "")
 
 
@@ -133,13 +134,6 @@ def _check_targets(path: Path, module: HeartnetModule) -> None:
         )
 
 
-def _last(run: Path) -> Path:
-    found = sorted(_folder(run).glob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise HeartnetError(f"{run}: no checkpoint last.ckpt; did the run end before its first epoch?")
-    return found[-1]
-
-
 def _best(last: Path) -> tuple[Path, str] | None:
     """Return the checkpoint that the newest one names as the best, if it is there, and by what it is that.
 
@@ -154,19 +148,6 @@ def _best(last: Path) -> tuple[Path, str] | None:
             if found.is_file():
                 return found, str(state["monitor"])
     return None
-
-
-def _folder(run: Path) -> Path:
-    if not run.exists():
-        raise HeartnetError(f"{run} does not exist; give a run's folder, such as runs/DATE/TIME, or a checkpoint")
-    folds = sorted(run.glob("fold-*/checkpoints"))
-    if (run / "checkpoints").is_dir():
-        return run / "checkpoints"
-    if folds:
-        raise HeartnetError(f"{run} is a cross-validation, with a network a fold; name one: {folds[0].parent}")
-    if runs := sorted(run.glob("*/checkpoints")):
-        raise HeartnetError(f"{run} holds several runs, as a sweep does; name one: {runs[0].parent}")
-    raise HeartnetError(f"{run} holds no checkpoints/, so it is no run of heartnet; a run is in runs/DATE/TIME")
 
 
 def _configuration(file: Path) -> Mapping[str, Any]:

@@ -222,10 +222,12 @@ def _describe(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    import_module("heartnet.refusals").check_predict(arguments)
     import_module("heartnet.predict").predict_command(arguments)
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    import_module("heartnet.refusals").check_export(arguments)
     import_module("heartnet.export").export_command(arguments)
 
 

@@ -7,11 +7,13 @@ import math
 import os
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from heartnet.compare_rows import Row, numbered, once, rows_of, together
 from heartnet.compare_scores import plainly_scored, with_intervals
 from heartnet.errors import HeartnetError, did_you_mean
+from heartnet.network_facts import weights
 from heartnet.predictions import CEILING, NETWORK
 from heartnet.report.folder import Run, is_run, read_run, runs_below
 
@@ -21,9 +23,9 @@ BASELINE = "baseline"
 
 def compare_command(arguments: argparse.Namespace) -> None:
     """Do what `heartnet compare` says: print the table."""
-    from heartnet.compare_table import as_csv, print_table
-
     rows = compare_runs(arguments.run_folders, arguments.to, each=arguments.each, draws=arguments.draws)
+    from heartnet.compare_table import as_csv, print_table  # PyTorch: only once nothing is left to refuse
+
     if arguments.csv:
         print(as_csv(rows), end="")
     else:
@@ -68,7 +70,8 @@ def compare_runs(folders: Sequence[Path], to: str | None = None, *, each: bool =
             "name runs of one kind"
         )
     rows = plainly_scored(rows)
-    return with_intervals(rows, {} if to is None else _references(rows, to), draws)
+    rows = with_intervals(rows, {} if to is None else _references(rows, to), draws)
+    return [replace(row, weights=_weights(row)) if row.model == NETWORK else row for row in rows]
 
 
 def overrides(command: str) -> list[str]:
@@ -79,6 +82,12 @@ def overrides(command: str) -> list[str]:
         return []
     silent = ("hydra.", "trainer.enable_", "data.path=", "threads=")
     return [each for each in words if each.partition("=")[2] and not each.startswith(silent)]
+
+
+def _weights(row: Row) -> int | None:
+    """Return how many weights its network learns, by the first training that kept a checkpoint."""
+    found = (weights(folder) for folder in row.folders)
+    return next((count for count in found if count is not None), None)
 
 
 def _runs(folders: Sequence[Path]) -> list[Path]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from heartnet.network_facts import decades, pace, silent, weights
+from heartnet.network_facts import decades, pace, silent
 from heartnet.predictions import CEILING, FOLD, NETWORK, read_predictions
 from heartnet.report.folder import Run
 from heartnet.resampling import Interval
@@ -108,14 +108,14 @@ class Row:
 
 
 def rows_of(run: Run) -> list[Row]:
-    """Return the row of a run's network, still without a name, and of each other model that it has predictions of.
+    """Return the row of a run's network, still without name and weights, and of each other model it has predictions of.
 
     A training whose scores are not all finite has diverged: of it nothing but that is told. A cross-validation that
     has not come to its end is not told of either, for the folds so far are of other people than all of them.
     """
     seed = run.values.get("seed")
     row = Row("", NETWORK, run.folder, decades=decades(run), silent=silent(run), pace=pace(run))
-    row = replace(row, weights=weights(run.folder), simulated=bool(run.simulated), folders=(run.folder,))
+    row = replace(row, simulated=bool(run.simulated), folders=(run.folder,))
     row = replace(row, seeds=(seed if isinstance(seed, int) else None,))
     state = "finished" if run.status is None else run.status.state
     notes = [] if state == "finished" else [state]
@@ -165,7 +165,6 @@ def together(rows: Sequence[Row], name: str) -> Row:
         decades={anchor: median for anchor, median in medians.items() if median is not None},
         silent=_median(row.silent for row in told),
         pace=_median(row.pace for row in told),
-        weights=next((row.weights for row in told if row.weights is not None), None),
         notes=tuple(notes),
     )
 

@@ -61,10 +61,10 @@ def export_command(arguments: argparse.Namespace) -> None:
     """Export, check and print what came out, as the options of `heartnet.cli` say.
 
     Raises:
-        HeartnetError: for whatever is wrong with run or options, or if the file does not agree; nothing is left then.
+        HeartnetError: for whatever is wrong with the run, or if the file does not agree; nothing is left then. What can
+            be told without opening the run `heartnet.refusals.check_export` has refused.
     """
     out: Path = arguments.onnx
-    _check_out(out, overwrite=arguments.overwrite)
     chosen = choose_checkpoint(arguments.run_folder, arguments.checkpoint)
     weeks, which = weeks_to_compare(chosen, arguments.store)
     found = export(chosen, out, weeks, which)
@@ -257,14 +257,3 @@ def _options(runtime: Any) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = 4
     return options
-
-
-def _check_out(out: Path, *, overwrite: bool) -> None:
-    if out.suffix != ".onnx":
-        raise HeartnetError(f"--onnx {out}: give a name that ends in .onnx")
-    if not out.absolute().parent.is_dir():
-        raise HeartnetError(f"--onnx {out}: the folder {out.absolute().parent} does not exist; create it")
-    if out.is_dir():
-        raise HeartnetError(f"--onnx {out}: is a folder; give the name of a file")
-    if out.exists() and not overwrite:
-        raise HeartnetError(f"--onnx {out}: exists already; choose another name, or replace it with --overwrite")

@@ -1,7 +1,8 @@
-"""The folders of runs: a new one for each, and none left behind by a run that could not start."""
+"""The folders of runs: a new one for each, none left behind by a run that could not start, and what lies in one."""
 
 from __future__ import annotations
 
+import zipfile
 from datetime import datetime
 from pathlib import Path
 
@@ -51,6 +52,39 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint to resume from, in the folder of a run or of its folds."""
     found = sorted(folder.rglob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
     return found[-1] if found else None
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """Return the newest checkpoints of a run, the newest of them last; a checkpoint itself is the one.
+
+    Raises:
+        HeartnetError: there is none, not of one run alone, or the file is no checkpoint.
+    """
+    if run.is_file():
+        if not zipfile.is_zipfile(run):
+            raise HeartnetError(f"{run}: not a checkpoint that can be read; a run keeps its own in checkpoints/")
+        return [run]
+    check_exists(run)
+    found = sorted(run.glob("checkpoints/last*.ckpt"), key=lambda path: path.stat().st_mtime)
+    if found:
+        return found
+    if (run / "checkpoints").is_dir():
+        raise HeartnetError(f"{run}: no checkpoint last.ckpt; did the run end before its first epoch?")
+    if folds := sorted(run.glob("fold-*/checkpoints")):
+        raise HeartnetError(f"{run} is a cross-validation, with a network a fold; name one: {folds[0].parent}")
+    if runs := sorted(run.glob("*/checkpoints")):
+        raise HeartnetError(f"{run} holds several runs, as a sweep does; name one: {runs[0].parent}")
+    raise HeartnetError(f"{run} holds no checkpoints/, so it is no run of heartnet; a run is in runs/DATE/TIME")
+
+
+def check_exists(run: Path) -> None:
+    """Refuse a run that is not there.
+
+    Raises:
+        HeartnetError: saying what to name.
+    """
+    if not run.exists():
+        raise HeartnetError(f"{run} does not exist; give a run's folder, such as runs/DATE/TIME, or a checkpoint")
 
 
 def short(path: Path) -> str:

@@ -24,7 +24,7 @@ from heartnet.folders import short
 from heartnet.measured import check_measured, unlike_training
 from heartnet.network_inputs import padded, seen_of
 from heartnet.predict_people import asked, people_account, ways_of, write_people
-from heartnet.prediction_file import ENDINGS, PredictionFile, put
+from heartnet.prediction_file import PredictionFile, put
 from heartnet.predictions import known_of, prediction_rows, scored_weeks
 from heartnet.progress import predicting
 from heartnet.resampling import Interval, auroc, by_label, explained, fewer, interval, mean
@@ -46,12 +46,10 @@ def predict_command(arguments: argparse.Namespace) -> None:
     """Predict, write, and print an account, as the options of `heartnet.cli` say.
 
     Raises:
-        HeartnetError: for whatever is wrong with run, store or options; nothing is written then.
+        HeartnetError: for whatever is wrong with run or store; nothing is written then. What can be told without
+            opening them `heartnet.refusals.check_predict` has refused.
     """
-    _check_out(arguments.out, overwrite=arguments.overwrite)
     by_user = asked(arguments.by)
-    if arguments.batch_size is not None and arguments.batch_size < 1:
-        raise HeartnetError(f"--batch-size {arguments.batch_size}: must be at least 1")
     torch.set_num_threads(1)  # as in train.py: more wait for one another at each step; 4 times as long if it is busy
     chosen = choose_checkpoint(arguments.run_folder, arguments.checkpoint)
     weeks = open_store(arguments.store)
@@ -210,17 +208,6 @@ def _device(name: str) -> torch.device:
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:
         raise HeartnetError(f"--device {name}: not there ({str(error).splitlines()[0]}); cpu always is") from error
-
-
-def _check_out(out: Path, *, overwrite: bool) -> None:
-    if out.suffix not in ENDINGS:
-        raise HeartnetError(f"--out {out}: scores are written as {' or '.join(ENDINGS)}; give a name that ends so")
-    if not out.absolute().parent.is_dir():
-        raise HeartnetError(f"--out {out}: the folder {out.absolute().parent} does not exist; create it")
-    if out.is_dir():
-        raise HeartnetError(f"--out {out}: is a folder; give the name of a file")
-    if out.exists() and not overwrite:
-        raise HeartnetError(f"--out {out}: exists already; choose another name, or replace it with --overwrite")
 
 
 def _print_account(chosen: Chosen, weeks: Weeks, scores: Path, out: Path) -> None:

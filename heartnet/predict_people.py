@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from heartnet.chosen_checkpoint import Chosen
 from heartnet.diagnostics.comparison import FEWEST
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.folders import short
 from heartnet.people import FALLBACK, LEARNED, WAYS, Way, person_table
 from heartnet.prediction_file import put
 from heartnet.resampling import auroc, interval
+
+if TYPE_CHECKING:
+    from heartnet.chosen_checkpoint import Chosen
 
 PEOPLE_COLUMNS = {
     "user_id": pl.String,

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from jaxtyping import Float
-from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
 
 from heartnet.diagnostics.within_folds import EACH_WEEK, ONE_CLASS, TOGETHER, WITHIN, WITHIN_FIRST, auroc_within
 from heartnet.errors import HeartnetError
@@ -299,6 +298,8 @@ def score_table(predictions: pl.DataFrame, kind: str) -> pl.DataFrame:
     A score that is not defined (one class only; R² of one value only; predictions that are not finite, of a network
     that diverged) is null. Missing targets are left out.
     """
+    from sklearn.metrics import average_precision_score, r2_score, roc_auc_score  # takes a while
+
     rows = []
     known = predictions.drop_nulls("value")
     for (target, model), part in known.group_by(["target", "model"], maintain_order=True):

@@ -342,12 +342,12 @@ def test_weeks_that_are_partly_unlike_those_trained_on_are_counted(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("{run}", "{store}", "--out", "x.xlsx"), "written as .parquet or .csv"),
+        (("{run}", "{store}", "--out", "x.xlsx"), "ends in .parquet or .csv"),
         (("{run}", "{store}", "--out", "no/x.parquet"), "does not exist; create it"),
         (("{run}", "{store}", "--out", "there.parquet"), "exists already"),
         (("{run}", "{store}", "--out", "folder.parquet"), "is a folder"),
         (("{run}", "{store}", "--out", "x.parquet", "--batch-size", "0"), "must be at least 1"),
-        (("{run}", "{store}", "--out", "x.parquet", "--device", "tpuu"), "--device tpuu: not there"),
+        (("{run}", "{store}", "--out", "x.parquet", "--device", "tpuu"), "--device tpuu: must be cpu, cuda, mps"),
         (("nowhere", "{store}", "--out", "x.parquet"), "nowhere does not exist"),
         (("{store}", "{store}", "--out", "x.parquet"), "holds no checkpoints/"),
         (("folds", "{store}", "--out", "x.parquet"), "folds/fold-0"),

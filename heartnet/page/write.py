@@ -23,7 +23,7 @@ def write_page(path: str | Path, text: str, mark: str, option: str, otherwise: s
         HeartnetError: the place cannot be written to, or at it lies something that is no such page.
     """
     path = Path(path)
-    _check_place(path, mark, option)
+    check_place(path, mark, option)
     partial: Path | None = None
     try:
         handle, file = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.absolute().parent)
@@ -43,7 +43,12 @@ def write_page(path: str | Path, text: str, mark: str, option: str, otherwise: s
             partial.unlink(missing_ok=True)
 
 
-def _check_place(path: Path, mark: str, option: str) -> None:
+def check_place(path: Path, mark: str, option: str) -> None:
+    """Refuse a place that `write_page` would not write to.
+
+    Raises:
+        HeartnetError: its folder is not there, or at it lies something that is no such page.
+    """
     if not path.absolute().parent.is_dir():
         raise HeartnetError(f"{option} {path}: the folder {path.absolute().parent} does not exist; create it")
     if path.is_dir():

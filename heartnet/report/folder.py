@@ -16,6 +16,7 @@ from heartnet.account import Account
 from heartnet.errors import HeartnetError
 from heartnet.findings import FILE as FINDINGS
 from heartnet.findings import Finding, of_all_parts, read_jsonl
+from heartnet.predictions import FOLD, prediction_files, with_fold
 from heartnet.report.events import PATTERN, Logged, event_files, read_events
 from heartnet.report.weeks import read_weeks
 from heartnet.status import FILE as STATUS
@@ -145,8 +146,6 @@ def _read_configurations(run: Run) -> None:
 
 
 def _read_predictions(run: Run) -> None:
-    from heartnet.predictions import FOLD, prediction_files, with_fold  # takes a while
-
     frames = []
     for file in prediction_files(run.folder):
         try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from heartnet.diagnostics.within_folds import TOGETHER
+from heartnet.predictions import CEILING, fold_notes, score_tables
 from heartnet.report.curves import short
 
 
@@ -56,8 +57,6 @@ def scores_of(predictions: pl.DataFrame | None, simulated: bool, notes: Sequence
         simulated: whether the weeks are.
         notes: what else one has to know of them.
     """
-    from heartnet.predictions import CEILING, fold_notes, score_tables  # scikit-learn takes a while
-
     known = pl.DataFrame() if predictions is None else predictions.drop_nulls("value")
     if predictions is None or known.is_empty():
         return None

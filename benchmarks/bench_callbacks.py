@@ -1,10 +1,10 @@
 """What all callbacks of `+callbacks=all` cost in training the full model, and each one's share.
 
-An epoch of 1,000 weeks is trained with all of them, at their default cadence. Every hook of every callback is timed by
-the clock (in processor seconds they would look cheap: they run on one thread, training on all), and held against the
-rest of `trainer.fit`, which is what the same epoch takes without them: their share of a run of a single epoch. Other
-programs should not run meanwhile. What ten epochs would take is added up from the same run: what is done once, what
-comes with steps, with validations, and looks by their cadence.
+Ten epochs of 1,000 weeks are trained with all of them, at their default cadence. Every hook of every callback is timed
+by the clock (in processor seconds they would look cheap: they run on one thread, training on all), and held against the
+rest of `trainer.fit`, which is what the same epochs take without them. What they would take in a run of a single epoch
+is added up: what came before the first step, in the last epoch and after it, and what the first epoch has beyond the
+second, since some look often at first. Other programs should not run meanwhile.
 
 Then the peak of memory of a shorter training, each in a process of its own: as it is, with all callbacks, and without
 keeping memory for the next step (`heartnet.allocator`).
@@ -30,10 +30,8 @@ from benchmarks.table import Row
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 10
-FIRST_STEPS = 65
-"""In which callbacks look often: at steps 0, 1, 2, 4, … 64."""
-
-Spent = dict[tuple[str, str], float]
+Spent = dict[tuple[str, int | str], float]
+"""Seconds of each callback: at the start, in each epoch, at the end."""
 
 
 def rows(*, quick: bool = False) -> list[Row]:
@@ -46,7 +44,8 @@ def rows(*, quick: bool = False) -> list[Row]:
     spent: Spent = defaultdict(float)
     with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose(
-            "config", [*overrides, "+callbacks=all", "trainer.max_epochs=1", "trainer.enable_progress_bar=false"]
+            "config",
+            [*overrides, "+callbacks=all", f"trainer.max_epochs={EPOCHS}", "trainer.enable_progress_bar=false"],
         )
         data, module, trainer = train.build(config, Path(folder))
         ours = [each for each in trainer.callbacks if type(each).__module__.startswith("callbacks.")]
@@ -55,18 +54,21 @@ def rows(*, quick: bool = False) -> list[Row]:
         start = time.perf_counter()
         trainer.fit(module, datamodule=data)
         rest = time.perf_counter() - start - sum(spent.values())
-    every = {node["_target_"].rpartition(".")[2]: node.get("every_n_epochs") for node in config.callbacks.values()}
     names = [type(each).__name__ for each in ours]
-    one = {name: in_epochs(1, name, every[name], spent, trainer.global_step) / rest for name in names}
-    ten = {name: in_epochs(EPOCHS, name, every[name], spent, trainer.global_step) / (EPOCHS * rest) for name in names}
-    what = f"callbacks, share of an epoch of {len(data.rows['train']):,} weeks"
+    one = {name: sum(spent[name, part] for part in ("start", 0, EPOCHS - 1, "end")) - spent[name, 1] for name in names}
+    all_of = {name: sum(seconds for (whose, _), seconds in spent.items() if whose == name) for name in names}
+    weeks = f"{len(data.rows['train']):,} weeks"
     return [
-        Row(f"{what}: all", sum(one.values()), limit=0.05, sense="most", of="ours",
-            note=f"a run of one epoch: {sum(spent.values()):.1f} s beside {rest:.1f} s for {trainer.global_step} steps "
-            "and the validation"),
-        Row(f"callbacks, share of {EPOCHS} such epochs: all", sum(ten.values()), limit=0.05, sense="most", of="ours",
-            note="added up from what was measured in the run of one"),
-        *(Row(f"{what}: {name}", share) for name, share in sorted(one.items(), key=lambda each: -each[1])),
+        Row(f"callbacks, share of {EPOCHS} epochs of {weeks}: all", sum(all_of.values()) / rest, limit=0.05,
+            sense="most", of="ours",
+            note=f"{sum(all_of.values()):.1f} s beside {rest:.1f} s for {trainer.global_step:,} steps and {EPOCHS} "
+            "validations"),
+        *(Row(f"callbacks, share of {EPOCHS} epochs of {weeks}: {name}", seconds / rest)
+          for name, seconds in sorted(all_of.items(), key=lambda each: -each[1])),
+        Row("callbacks, share of a run of one epoch: all", sum(one.values()) * EPOCHS / rest, limit=0.05,
+            sense="most", of="ours",
+            note="added up from the same run: "
+            + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in sorted(one.items(), key=lambda e: -e[1]))),
         *memory(quick=quick),
     ]  # fmt: skip
 
@@ -109,46 +111,25 @@ def resident_peak(process: int) -> float:
     return int(found[1]) / 1000 if found else 0.0
 
 
-def in_epochs(count: int, name: str, every: int | None, spent: Spent, steps: int) -> float:
-    """Return the seconds that a callback would take in `count` epochs, of what it took in one of `steps` steps.
-
-    `every` is None if it counts no epochs: then it looks after each, and once more at the end.
-    """
-    once, first, later, validation, looks, end = (spent[name, part] for part in PARTS)
-    often = count if every is None else max(count / every, 1.0)
-    more = (count * steps - FIRST_STEPS) / max(steps - FIRST_STEPS, 1)
-    return once + first + later * more + validation * count + looks * often + end * (often if every else 1.0)
-
-
-PARTS = ("once", "first steps", "later steps", "validation", "looks", "end")
-
-
 def timed(callback: lightning.Callback, spent: Spent) -> None:
-    """Time each hook of a callback, by how often it comes."""
+    """Time each hook of a callback."""
     name = type(callback).__name__
     for hook in (each for each in dir(lightning.Callback) if each.startswith("on_")):
         if getattr(type(callback), hook) is not getattr(lightning.Callback, hook):
-            setattr(callback, hook, clocked(getattr(callback, hook), name, part_of(hook), spent))
+            setattr(callback, hook, clocked(getattr(callback, hook), name, hook, spent))
 
 
-def part_of(hook: str) -> str:
-    """Return which of `PARTS` a hook belongs to; `steps` are told apart by their number."""
-    if "validation" in hook or "sanity" in hook:
-        return "looks" if hook in ("on_validation_end", "on_validation_epoch_end") else "validation"
-    if any(word in hook for word in ("batch", "step", "backward", "zero_grad")):
-        return "steps"
-    if hook in ("on_train_epoch_end", "on_train_epoch_start"):
-        return "looks"
-    return "end" if hook in ("on_train_end", "on_fit_end") else "once"
-
-
-def clocked(hook: Callable[..., Any], name: str, part: str, spent: Spent) -> Callable[..., Any]:
+def clocked(hook: Callable[..., Any], callback: str, name: str, spent: Spent) -> Callable[..., Any]:
     def call(trainer: Any, *arguments: Any, **named: Any) -> Any:
-        here = part if part != "steps" else "first steps" if trainer.global_step < FIRST_STEPS else "later steps"
-        start = time.perf_counter()
+        part: int | str = trainer.current_epoch
+        if name in ("on_train_end", "on_fit_end"):
+            part = "end"
+        elif name in ("on_fit_start", "on_train_start") or trainer.sanity_checking:
+            part = "start"
+        begin = time.perf_counter()
         try:
             return hook(trainer, *arguments, **named)
         finally:
-            spent[name, here] += time.perf_counter() - start
+            spent[callback, part] += time.perf_counter() - begin
 
     return call

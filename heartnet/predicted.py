@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from heartnet.datamodule import WeeksDataModule
@@ -17,6 +18,7 @@ from heartnet.diagnostics.contract_batches import parts_of
 from heartnet.errors import HeartnetError
 from heartnet.predictions import known_of, prediction_rows
 from heartnet.tasks import Kind
+from heartnet.weeks import Weeks
 
 Array = Tensor | npt.NDArray[Any] | Sequence[Any]
 
@@ -66,14 +68,28 @@ def rows_of(it: Predicted, first: int, split: str) -> pl.DataFrame:
     return prediction_rows(known, it.targets, scores, values, logits, split)
 
 
-def rows_of_weeks(data: WeeksDataModule, batch: Any, outputs: Any, split: str) -> pl.DataFrame:
-    """Return the rows of a batch of heartnet's data, from what the module's step returned.
+@dataclass(frozen=True)
+class StepScores:
+    """What a step returned for a batch of heartnet's data.
+
+    Attributes:
+        rows: of the weeks, in the data.
+        scores: probabilities, or targets in their unit.
+        logits: None if it returned none.
+    """
+
+    rows: Int64[np.ndarray, " week"]
+    scores: Float32[np.ndarray, "week target"]
+    logits: Float32[np.ndarray, "week target"] | None
+
+
+def step_scores(data: WeeksDataModule, batch: Any, outputs: Any) -> StepScores:
+    """Return what a module's step returned for a batch.
 
     Args:
         data: whose `index` the batch has.
         batch: of the loader.
         outputs: `scores`, `[week, target]` or `[week]`, or a mapping that has it, perhaps with `logits`.
-        split: of the weeks.
 
     Raises:
         HeartnetError: the batch does not say which weeks it holds, or the step returned no scores.
@@ -89,7 +105,39 @@ def rows_of_weeks(data: WeeksDataModule, batch: Any, outputs: Any, split: str) -
     logits = None
     if data.task.kind == "conditions" and named.get("logits") is not None:
         logits = _matrix("logits", named["logits"], len(rows), count)
-    return prediction_rows(known_of(data.weeks, rows), data.targets, scores, data.values[rows], logits, split)
+    return StepScores(rows, scores, logits)
+
+
+class KnownWeeks:
+    """What is known of weeks (`heartnet.predictions.known_of`), which stays the same from one pass to the next."""
+
+    def __init__(self) -> None:
+        self._weeks: Weeks | None = None
+        self._found: dict[bytes, pl.DataFrame] = {}
+        self._before: dict[bytes, pl.DataFrame] = {}
+
+    def begin(self) -> None:
+        """Begin a pass; what was asked for in the last one is kept, what was not is forgotten."""
+        self._before, self._found = self._found, {}
+
+    def of(self, weeks: Weeks, rows: Int64[np.ndarray, " week"]) -> pl.DataFrame:
+        if weeks is not self._weeks:
+            self._weeks, self._before, self._found = weeks, {}, {}
+        key = rows.tobytes()
+        if key not in self._found:
+            self._found[key] = self._before[key] if key in self._before else known_of(weeks, rows)
+        return self._found[key]
+
+
+def rows_of_weeks(data: WeeksDataModule, given: Sequence[StepScores], split: str, known: KnownWeeks) -> pl.DataFrame:
+    """Return the rows of some batches of heartnet's data, of which all have logits or none."""
+    rows = np.concatenate([each.rows for each in given])
+    scores = np.concatenate([each.scores for each in given])
+    logits = [each.logits for each in given if each.logits is not None]
+    return prediction_rows(
+        known.of(data.weeks, rows), data.targets, scores, data.values[rows],
+        np.concatenate(logits) if logits else None, split,
+    )  # fmt: skip
 
 
 def _listed(values: Array) -> list[Any]:
@@ -102,4 +150,4 @@ def _matrix(name: str, values: Any, weeks: int, targets: int) -> npt.NDArray[np.
     if values.dim() not in (1, 2) or values.numel() != weeks * targets or len(values) != weeks:
         raise HeartnetError(f"{name} are {list(values.shape)}, and [{weeks}, {targets}] was expected: week, target")
     found: npt.NDArray[np.float32] = values.detach().float().reshape(weeks, targets).cpu().numpy()
-    return found
+    return found.copy()  # what a step returned may be written over by the next

@@ -28,8 +28,9 @@ from heartnet.findings import FILE, Finding, read_jsonl
 from heartnet.model import DeepHeart
 from heartnet.module import HeartnetModule
 from heartnet.predicted import Predicted
-from heartnet.predictions import COLUMNS
+from heartnet.predictions import COLUMNS, known_of
 from heartnet.tasks import Synthetic
+from heartnet.weeks import Weeks
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -260,3 +261,49 @@ def test_a_fast_run_writes_nothing(tmp_path: Path) -> None:
     made.fit(tmp_path, [Predictions(draws=DRAWS)], fast_dev_run=2)
     assert not list(tmp_path.rglob("*.parquet"))
     assert not (tmp_path / FILE).exists()
+
+
+class OneBuffer(lightning.LightningModule):
+    """Returns every batch's scores in the same memory, and logits of every second batch only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.memory = torch.zeros(64, 2)
+
+    def forward(self, batch: Any) -> Tensor:
+        return torch.sigmoid(self.scale * batch["inputs"].sum(dim=1)[:, :2])
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        del index
+        return self(batch).mean()
+
+    def validation_step(self, batch: Any, index: int) -> Any:
+        scores = self.memory[: len(batch["inputs"])].copy_(self(batch))
+        return {"scores": scores, "logits": torch.logit(scores)} if index % 2 else {"scores": scores}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 1e-3)
+
+
+def test_scores_wait_for_others_unharmed_and_what_is_known_is_asked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = faults.training("deepheart", 0)
+    data = WeeksDataModule(faults.weeks(0, 60), made.data.task, val_share=0.5, test_share=0.2, batch_size=4)
+    module = OneBuffer()
+    asked: list[int] = []
+
+    def counted(weeks: Weeks, rows: Any) -> pl.DataFrame:
+        asked.extend(rows)
+        return known_of(weeks, rows)
+
+    monkeypatch.setattr("heartnet.predicted.known_of", counted)
+    trainer = trainer_of(tmp_path, Predictions(draws=DRAWS, every_n_epochs=10), max_epochs=3)
+    trainer.fit(module, datamodule=data)
+    assert sorted(asked) == sorted(data.rows["val"])  # not once for each epoch
+    found = pl.read_parquet(tmp_path / "val_predictions.parquet").filter(pl.col("target") == data.targets[0])
+    assert sorted(found["week"]) == sorted(data.rows["val"])
+    scores = module(data.batch(np.array(found["week"])))[:, 0].detach()
+    np.testing.assert_allclose(found["score"], scores, atol=1e-5)
+    assert 0 < found["logit"].null_count() < found.height

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from heartnet.allocator import keep_memory
 from heartnet.built import build
+from heartnet.closed_pipe import end_quietly, nobody_reads
 from heartnet.command_line import (
     check_callbacks_once,
     check_sweep,
@@ -46,7 +47,7 @@ def main() -> int:
 
     Returns:
         0 if it worked; 1 if findings are as bad as `fail_on`, or a check stopped the run; 2 with a message for bad
-        input; 130 when interrupted.
+        input; 130 when interrupted; `heartnet.closed_pipe.CLOSED` when nobody reads what it prints.
     """
     statuses: list[int] = []
     keep_memory()  # before any library starts threads
@@ -59,8 +60,11 @@ def main() -> int:
     try:
         check_callbacks_once(sys.argv[1:])
         job()
+        sys.stdout.flush()  # here and not at the very end, so that it can be told if nobody reads it
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        return end_quietly()
     except Exception as error:
         return report(error)
     finally:
@@ -77,7 +81,10 @@ def run(config: DictConfig, folder: Path) -> int:
             check_sweep(config)
             terminal.print_line(f"\nRun {HydraConfig.get().job.num}: {shlex.join(HydraConfig.get().overrides.task)}")
         return train(config, folder)
-    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes the second of the first
+    except (KeyboardInterrupt, SystemExit, BrokenPipeError) as stop:  # Lightning makes the second of the first
+        if nobody_reads(stop):
+            end(folder, "interrupted", f"Nobody read what it printed. {how_to_resume(folder)}")
+            sys.exit(end_quietly())
         if not any(isinstance(cause, KeyboardInterrupt) for cause in causes(stop)):
             raise
         print(f"\ntrain.py: interrupted. {how_to_resume(folder)}", file=sys.stderr)

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from heartnet.closed_pipe import end_quietly, nobody_reads
 from heartnet.errors import HeartnetError, did_you_mean
 
 SOURCES = {
@@ -29,10 +30,19 @@ SOURCES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 if it worked, 2 with a message on stderr for bad input, 130 when interrupted."""
+    """Run one command; 0 if it worked, 2 with a message on stderr for bad input, 130 when interrupted.
+
+    Of a command whose output nobody reads any more it is `heartnet.closed_pipe.CLOSED`, without a message.
+    """
     try:
         with _signals_interrupt():
-            return _run(argv)
+            status = _run(argv)
+            sys.stdout.flush()  # here and not at the very end, so that it can be told if nobody reads it
+            return status
+    except (BrokenPipeError, SystemExit) as end:
+        if not nobody_reads(end):
+            raise
+        return end_quietly()
     except HeartnetError as error:
         print(f"heartnet: {error}", file=sys.stderr)
         return 2

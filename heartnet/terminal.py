@@ -34,6 +34,7 @@ def quiet_lightning() -> None:
     """Silence what Lightning says to everybody: tips, and warnings that no one here can act on."""
     for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # which were asked for
     for pattern in (
         ".*does not have many workers.*",
         "Total length of `DataLoader` across ranks is zero.*",  # no one in the validation split, as asked for

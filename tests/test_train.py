@@ -240,6 +240,12 @@ def test_scores_of_a_run_in_the_folder_before_are_not_mixed_in(run: Run) -> None
     assert [path.name for path in Path("one").glob("predictions*")] == ["predictions.parquet"]
 
 
+def test_a_profiler_reports_if_one_is_asked_for(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    assert run("+trainer.profiler=simple") == 0
+    assert "FIT Profiler Report" in caplog.text
+    assert "run_training_epoch" in caplog.text
+
+
 def test_another_model_does_not_resume(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("test=false", "hydra.run.dir=one") == 0
     before = {path: path.read_bytes() for path in Path("one").rglob("*") if path.is_file()}

@@ -50,8 +50,9 @@ def draw_steps(
     """Draw the logit at each step over time, red where it is above `threshold`; dashed is the score."""
     line = threshold or 0.0
     time, mean = _over_time(attribution, places, length)
-    for where, colour in ((mean > line, "#d6604d"), (mean < line, "#4393c3")):
-        ax.fill_between(time, mean, line, where=where, color=colour, alpha=0.45, linewidth=0, interpolate=True)
+    crossed_at, crossed = _with_crossings(time, mean, line)
+    for side, colour in ((np.maximum(crossed, line), "#d6604d"), (np.minimum(crossed, line), "#4393c3")):
+        ax.fill_between(crossed_at, side, line, color=colour, alpha=0.45, linewidth=0)
     ax.plot(time, mean, color="#333333", linewidth=0.9)
     ax.axhline(line, color="#777777", linewidth=0.7)
     ax.axhline(attribution.score, color="#111111", linewidth=0.9, linestyle="--")
@@ -82,6 +83,17 @@ def _over_time(
     outside = (time < read[0] - column) | (time > read[-1] + column)
     mean[(pause > max(WEAR_GAP_SECONDS, 3 * column)) | outside] = np.nan
     return time, mean
+
+
+def _with_crossings(
+    time: npt.NDArray[np.float64], values: npt.NDArray[np.float64], line: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return a curve with the points at which it crosses a line; those that matplotlib finds take it long."""
+    above = values - line
+    before = np.flatnonzero(above[:-1] * above[1:] < 0)
+    share = above[before] / (above[before] - above[before + 1])
+    at = time[before] + share * (time[before + 1] - time[before])
+    return np.insert(time, before + 1, at), np.insert(values, before + 1, line)
 
 
 def draw_strips(ax: Axes, attribution: Attribution, places: npt.NDArray[np.float64], length: float) -> None:

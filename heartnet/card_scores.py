@@ -17,6 +17,7 @@ from heartnet.diagnostics.people_verdicts import people_finding, people_markdown
 from heartnet.diagnostics.score_quality import Quality, agreement, quality
 from heartnet.diagnostics.wear_reliability import wear_reliability
 from heartnet.diagnostics.within_folds import EACH_WEEK, ONE_CLASS, TOGETHER, WITHIN_FIRST, on_one_level
+from heartnet.few_people import too_few
 from heartnet.people import Way, person_table
 from heartnet.predictions import COLUMNS, FOLD, NETWORK, prediction_files, score_tables, with_fold
 from heartnet.resampling import Interval
@@ -104,7 +105,7 @@ def _conditions(mine: pl.DataFrame, targets: Sequence[str]) -> list[str]:
         lines += ["", f"{EACH_WEEK} {why} {TOGETHER}."]
     if alone := [it.target for it in qualities if it.folds > 1 and it.calibration and math.isnan(it.within.value)]:
         lines += ["", f"{', '.join(alone)}: {ONE_CLASS}."]
-    if few := [it.target for it in qualities if _few(it) and not it.diverged]:
+    if few := [it.target for it in qualities if too_few(it.having, it.without) and not it.diverged]:
         lines += [
             "",
             f"Fewer than {FEWEST} people with or without {', '.join(few)}: too few to tell how good the scores are and "
@@ -113,16 +114,12 @@ def _conditions(mine: pl.DataFrame, targets: Sequence[str]) -> list[str]:
     return lines
 
 
-def _few(it: Quality) -> bool:
-    return min(it.having, it.without) < FEWEST
-
-
 def _cells(it: Quality, *, within: bool) -> list[str]:
     """Return what stands beside the name of a condition; of too few people the numbers without intervals."""
     scores = [*([it.within] if within else []), it.auroc, it.average_precision]
     found = it.calibration
     scores += [_NOTHING] * 3 if found is None else [found.brier, found.slope, found.error]
-    if _few(it):
+    if too_few(it.having, it.without):
         scores = [replace(each, low=math.nan, high=math.nan) for each in scores]
     return [f"{it.weeks:,}", f"{it.having:,}", f"{it.without:,}", *map(_shown, scores)]
 

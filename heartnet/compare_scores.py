@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from heartnet.compare_rows import Row, Scored
-from heartnet.diagnostics.comparison import FEWEST
 from heartnet.diagnostics.within_folds import ONE_CLASS, auroc_within
+from heartnet.few_people import too_few
 from heartnet.predictions import CEILING, NETWORK
 from heartnet.resampling import Interval, Statistic, auroc, by_label, explained, intervals
 
@@ -55,18 +55,25 @@ def _plainly(row: Row, scored: Scored) -> Row:
     each: dict[str, Floats] = {}
     pooled: dict[str, Floats] = {}
     within = False
+    few: list[str] = []
+    unranked: list[str] = []
     for name, value in scored.values.items():
         if np.isnan(value).all():
             continue
         folds = _folds(scored, name)
         within |= folds is not None
         each[name], pooled[name] = _points((scored, name, folds)), _points((scored, name, None))
-        people = [len(np.unique(scored.users[value == which])) for which in (1, 0)]
+        people = _people(scored, name)
         if scored.conditions and scored.folds is not None and folds is None and min(people):
             notes.append(f"{name}: {ONE_CLASS}")
-        if scored.conditions and row.model == NETWORK and min(people) < FEWEST:
-            told = "its intervals are too narrow, too few to tell" if min(people) else "nothing to rank"
-            notes.append(f"{name}: people with it: {people[0]}, without it: {people[1]}: {told}")
+        if scored.conditions and row.model == NETWORK and too_few(*people):
+            which = few if min(people) else unranked
+            which.append(f"{name} ({people[0]}, {people[1]})")
+    if unranked:
+        notes.append(f"People with and without, nothing to rank: {', '.join(unranked)}.")
+    if few:
+        where = "of these scores, and of means and differences that they are in"
+        notes.append(f"People with and without, too few for an interval {where}: {', '.join(few)}.")
     if not each:
         return row
     return replace(
@@ -122,7 +129,8 @@ def _intervals(asked: Asked, scored: Scored, target: str | None, draws: int) -> 
     """Return intervals of means of terms, less those of others, on the same draws.
 
     Of one target its known weeks are drawn, of a condition as many people with it as there are; of several all weeks.
-    An interval of no width, as of a few people who are all ranked rightly, says nothing, and is left out.
+    An interval of no width, as of a few people who are all ranked rightly, says nothing, and is left out; so is one in
+    which a condition takes part that too few people have or have not.
     """
     inside = np.ones(len(scored.users), bool) if target is None else ~np.isnan(scored.values[target])
     users = scored.users[inside]
@@ -139,7 +147,22 @@ def _intervals(asked: Asked, scored: Scored, target: str | None, draws: int) -> 
         return np.stack([over(plus) - over(less) if plus else over(plus) * math.nan for plus, less in asked.values()])
 
     found = intervals(together, users, strata, draws=draws)
-    return {key: it if it.low < it.high else _bare(np.array([it.value])) for key, it in zip(asked, found, strict=True)}
+    return {
+        key: it if it.low < it.high and not _few(*asked[key]) else _bare(np.array([it.value]))
+        for key, it in zip(asked, found, strict=True)
+    }
+
+
+def _few(*parts: Sequence[Term]) -> bool:
+    """Say whether too few people have, or have not, a condition of these scores."""
+    names = {name: scored for part in parts for scored, name, _ in part if scored.conditions}
+    return any(too_few(*_people(scored, name)) for name, scored in names.items())
+
+
+def _people(scored: Scored, target: str) -> tuple[int, int]:
+    """Return how many people have a condition in some week, and have it not in some week."""
+    having, without = (len(np.unique(scored.users[scored.values[target] == which])) for which in (1, 0))
+    return having, without
 
 
 def _by_training(row: Row, reference: Row | None, terms: tuple[list[Term], list[Term]] | None) -> tuple[float, ...]:

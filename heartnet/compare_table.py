@@ -214,7 +214,7 @@ def _intervals(rows: Sequence[Row]) -> str:
     said = "In brackets 95 % intervals from resampling people"
     each = [one for row in rows for one in (row.mean, *row.each.values()) if one is not None]
     same = any(math.isnan(one.low) and not math.isnan(one.value) for one in each)
-    bare = " Where there are none, each draw gives the same." if same else ""
+    bare = " Where there are none, people are too few, or each draw gives the same." if same else ""
     if counts[-1] == 1:
         return f"{said}; of one training{a_fold or ' each'}, so its luck is not in them.{bare}"
     every = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

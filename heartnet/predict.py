@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from heartnet.chosen_checkpoint import Chosen, choose_checkpoint
-from heartnet.diagnostics.comparison import FEWEST
 from heartnet.errors import HeartnetError
+from heartnet.few_people import too_few
 from heartnet.folders import short
 from heartnet.measured import check_measured, unlike_training
 from heartnet.network_inputs import padded, seen_of
@@ -261,7 +261,7 @@ def _cells(out: Path, target: str, *, conditions: bool) -> list[str]:
     if conditions:
         both = fine and 0 < value.sum() < len(value)
         found = interval(auroc(score, value), user, by_label(user, value), draws=draws) if both else None
-        few = both and min(len(np.unique(user[value == label])) for label in (0, 1)) < FEWEST
+        few = both and too_few(*(len(np.unique(user[value == label])) for label in (1, 0)))
         shown = f"{found.value:.3f} (too few people)" if few and found is not None else _shown(found)
         return [*cells, f"{int(value.sum()):,} of {len(value):,}", shown]
     r2 = interval(explained(score, value), user, draws=draws) if fine else None

@@ -11,8 +11,8 @@ import polars as pl
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from heartnet.diagnostics.comparison import FEWEST
 from heartnet.errors import HeartnetError, did_you_mean
+from heartnet.few_people import too_few
 from heartnet.folders import short
 from heartnet.people import FALLBACK, LEARNED, WAYS, Way, person_table
 from heartnet.prediction_file import put
@@ -163,5 +163,5 @@ def _cells(table: pl.DataFrame, judged: pl.DataFrame, target: str) -> list[str]:
     if not 0 < having < len(value) or not np.isfinite(score).all():
         return [shown, counted, "–"]
     found = interval(auroc(score, value), np.arange(len(value)), value, draws=1000)
-    few = min(having, len(value) - having) < FEWEST
+    few = too_few(having, len(value) - having)
     return [shown, counted, f"{found.value:.3f} (few people)" if few else str(found)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,6 +26,7 @@ from heartnet.compare import compare_runs, overrides
 from heartnet.compare_rows import Row
 from heartnet.compare_table import print_table
 from heartnet.configuration import check, options_of
+from heartnet.diagnostics.comparison import FEWEST
 from heartnet.errors import HeartnetError
 from heartnet.explained import compose
 from heartnet.findings import Finding, append_jsonl
@@ -242,12 +245,32 @@ def test_a_long_name_leaves_room_for_the_numbers(capsys: pytest.CaptureFixture[s
     assert "people,predictions" in printed
 
 
-def test_few_people_are_told(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
-    frame = pl.read_parquet(run / "predictions.parquet").filter(pl.col("week") < 16)
-    frame.write_parquet(run / "predictions.parquet")
-    [row] = compare_runs([run], draws=20)
-    assert any("its intervals are too narrow" in note for note in row.notes)
+@pytest.mark.parametrize("having", [0, FEWEST - 1, FEWEST])
+def test_of_too_few_people_there_are_no_intervals(
+    tmp_path: Path, having: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the model card has it (tests/test_card.py); nor of the mean over conditions, of which it is one."""
+    run = make_run(tmp_path / "run", targets=("sleep_apnea", "diabetes"), strength=0.3, baseline=0.2)
+    for file in run.glob("predictions*.parquet"):
+        known, rest = (pl.col("target") == "diabetes") & pl.col("value").is_not_null(), pl.read_parquet(file)
+        people = rest.filter(known)["user_id"].unique().sort()
+        value = pl.when(known).then(pl.col("user_id").is_in(people[:having].implode()).cast(pl.Float32))
+        rest.with_columns(value.otherwise("value").alias("value")).write_parquet(file)
+    rows = compare_runs([run], "baseline", draws=50)
+    without = len(people) - having
+    said = rf"too few for an interval .*: diabetes \({having}, {without}\).$"
+    assert any(re.search(said, note) for note in rows[0].notes) == (0 < having < FEWEST)
+    assert any(f"nothing to rank: diabetes (0, {without})" in note for note in rows[0].notes) == (having == 0)
+    for row in rows:
+        assert not math.isnan(row.each["sleep_apnea"].low)
+        assert math.isnan(row.each["diabetes"].value) == (having == 0)
+        assert math.isnan(row.each["diabetes"].low) == (having < FEWEST)
+        some = [each for each in (row.mean, row.difference) if each is not None]
+        assert len(some) == 1 + (row.model == "network")
+        for each in some:
+            assert math.isnan(each.low) == (0 < having < FEWEST), "of the conditions that have a score"
+    assert heartnet(["compare", str(run), "--draws", "20"]) == 0
+    assert ("Where there are none, people are too few" in capsys.readouterr().out) == (0 < having < FEWEST)
 
 
 @pytest.mark.parametrize(

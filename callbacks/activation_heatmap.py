@@ -28,6 +28,7 @@ from heartnet.figure_heatmap import heatmap_figure, panels
 from heartnet.figure_units import best_unit_figure, notes_of
 from heartnet.findings import BAD, Finding, publish, run_folder
 from heartnet.known import known_week, telling_rows
+from heartnet.loggers import log_picture, log_text, takes_pictures
 
 ProbeOf = Callable[[lightning.LightningModule, Any], Probe]
 SignalsOf = Callable[[KnownWeek], Mapping[str, Any]]
@@ -252,8 +253,7 @@ class ActivationHeatmap(lightning.Callback):
         weeks: Sequence[KnownWeek],
         meanings: Sequence[Meaning],
     ) -> None:
-        writers = _writers(trainer)
-        for place, week in enumerate(weeks[: self.drawn] if writers else []):
+        for place, week in enumerate(weeks[: self.drawn] if takes_pictures(trainer) else []):
             if place not in self._panels:
                 self._panels[place] = panels(week)
             for layer in layers:
@@ -263,8 +263,7 @@ class ActivationHeatmap(lightning.Callback):
                     layer, place, week, order,
                     step=trainer.global_step, notes=notes_of(layer.layer, meanings), above=self._panels[place],
                 )  # fmt: skip
-                for writer in writers:
-                    writer.add_figure(tag, figure, global_step=trainer.global_step, close=False)
+                log_picture(trainer, tag, figure)
 
     def _order(self, name: str, rows: np.ndarray, week: KnownWeek) -> Order:
         known = self.orders.get(name)
@@ -287,12 +286,11 @@ class ActivationHeatmap(lightning.Callback):
         if not getattr(trainer, "fast_dev_run", False):
             folder.mkdir(parents=True, exist_ok=True)
             table.write_csv(folder / "units.csv", float_precision=5)
-        for writer in _writers(trainer):
-            writer.add_text("activation_heatmap/units", markdown(table), global_step=step)
-            for each in worth_telling(meanings, self.untrained):
-                figure = best_unit_figure(each, layers, weeks, step=step)
-                if figure is not None:
-                    writer.add_figure(f"activation_heatmap/unit/{each.signal}", figure, global_step=step, close=False)
+        log_text(trainer, "activation_heatmap/units", markdown(table))
+        for each in worth_telling(meanings, self.untrained) if takes_pictures(trainer) else ():
+            figure = best_unit_figure(each, layers, weeks, step=step)
+            if figure is not None:
+                log_picture(trainer, f"activation_heatmap/unit/{each.signal}", figure)
         return verdict(meanings, self.untrained, step)
 
 
@@ -322,12 +320,6 @@ def _best(meaning: Meaning) -> float:
     best = meaning.best()
     assert best is not None
     return meaning.shown(meaning.effects[best])
-
-
-def _writers(trainer: lightning.Trainer) -> list[Any]:
-    """Return what takes pictures: TensorBoard's writers."""
-    experiments = [getattr(logger, "experiment", None) for logger in trainer.loggers]
-    return [each for each in experiments if hasattr(each, "add_figure") and hasattr(each, "add_text")]
 
 
 def _settings(network: torch.nn.Module) -> dict[str, object]:

@@ -18,6 +18,7 @@ from heartnet.diagnostics.probe import Probe
 from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.figures import amnesia_figure
 from heartnet.findings import Finding, publish, run_folder
+from heartnet.loggers import log_picture, takes_pictures
 
 ProbeOf = Callable[[lightning.LightningModule, Any], Probe]
 _DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -189,14 +190,11 @@ class Amnesia(lightning.Callback):
 
     def _draw(self, trainer: lightning.Trainer, now: AmnesiaProfile, step: int) -> None:
         initial = self.initial if self.initial_step != step else None
-        for logger in trainer.loggers:
-            add_figure = getattr(getattr(logger, "experiment", None), "add_figure", None)
-            if add_figure is None:
-                continue
-            for anchor in [at.anchor for at in now.anchors] if initial is not None else [now.main]:
-                tag = "amnesia/profile" if anchor == now.main else f"amnesia/profile/{anchor}"
-                figure = amnesia_figure(now, initial, anchor=anchor, step=step, initial_step=self.initial_step)
-                add_figure(tag, figure, global_step=step, close=False)
+        anchors = [at.anchor for at in now.anchors] if initial is not None else [now.main]
+        for anchor in anchors if takes_pictures(trainer) else ():
+            tag = "amnesia/profile" if anchor == now.main else f"amnesia/profile/{anchor}"
+            figure = amnesia_figure(now, initial, anchor=anchor, step=step, initial_step=self.initial_step)
+            log_picture(trainer, tag, figure)
 
 
 def _scalars(numbers: Sequence[Memory], main: str) -> dict[str, float]:

@@ -19,7 +19,8 @@ from heartnet.diagnostics.within_folds import on_one_level
 from heartnet.errors import HeartnetError
 from heartnet.figure_patterns import forest_figure, pattern_rows, strata_rows
 from heartnet.findings import Finding
-from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, draw, log
+from heartnet.loggers import log_numbers, log_picture
+from heartnet.on_predictions import OnPredictions, PredictedSplit, Read
 from heartnet.predictions import FOLD
 from heartnet.what_applies import more_people, only_conditions
 
@@ -115,17 +116,17 @@ class LossPatterns(OnPredictions):
             table = stratified(*arrays, self.strata, by=predicted.by, draws=self.draws)
             table.write_csv(predicted.file.parent / STRATA_FILES[split])
             title = f"Strata, {predicted.title} split"
-            draw(trainer, f"{tag}/strata", forest_figure(strata_rows(table), title, **about))
+            log_picture(trainer, f"{tag}/strata", forest_figure(strata_rows(table), title, **about))
         found = find_patterns(*arrays, by=predicted.by, draws=self.draws)
         _write(found.as_json(), predicted.file.parent / FILES[split])
         numbers = {f"{tag}/patterns": float(len(found.patterns))} if found.enough else {}
         for each in reversed([it for pattern in found.patterns for it in pattern.groups if it.target in pattern.scope]):
             numbers |= {f"{tag}/inside/{each.target}": each.inside.auroc.value}
             numbers |= {f"{tag}/outside/{each.target}": each.outside.auroc.value}
-        log(trainer, numbers)
+        log_numbers(trainer, numbers)
         if found.patterns:
             title = f"Where scores tell less, {predicted.title} split: the people kept aside"
-            draw(trainer, tag, forest_figure(pattern_rows(found.patterns), title, **about))
+            log_picture(trainer, tag, forest_figure(pattern_rows(found.patterns), title, **about))
         about |= {"augmentation": _augmentation(pl_module), "more": more_people(split, predicted.by, predicted.data)}
         words = f"{FILES[split]} has all numbers"
         words += f", {STRATA_FILES[split]} those of {', '.join(self.strata)}" if self.strata else ""

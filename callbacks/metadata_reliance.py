@@ -19,8 +19,9 @@ from heartnet.diagnostics.within_folds import on_one_level
 from heartnet.errors import HeartnetError
 from heartnet.figure_reliance import reliance_figure
 from heartnet.findings import Finding
+from heartnet.loggers import log_numbers, log_picture
 from heartnet.metadata_scores import known_weeks, metadata_score
-from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, draw, log
+from heartnet.on_predictions import OnPredictions, PredictedSplit, Read
 from heartnet.pooled_ablation import pooled_ablations
 from heartnet.predictions import FOLD
 from heartnet.what_applies import settings_of
@@ -155,10 +156,10 @@ class MetadataReliance(OnPredictions):
             draws=self.draws,
         )  # fmt: skip
         numbers = it.numbers() | (lost.numbers() if lost is not None else {})
-        log(trainer, {f"{CHECK}/{predicted.split}/{name}/{target}": each for name, each in numbers.items()})
+        log_numbers(trainer, {f"{CHECK}/{predicted.split}/{name}/{target}": each for name, each in numbers.items()})
         if not it.diverged:
             figure = reliance_figure(it, score, metadata, value, users, predicted.title, ablation=lost, **about)
-            draw(trainer, f"{CHECK}/{predicted.split}/{target}", figure)
+            log_picture(trainer, f"{CHECK}/{predicted.split}/{target}", figure)
         sees = settings["model.metadata"] != "none" if "model.metadata" in settings else None
         found = reliance_findings(it, predicted.split, sees_metadata=sees, **about)
         if lost is not None and (blind(lost) or not too_few(it)):

@@ -20,7 +20,8 @@ from heartnet.diagnostics.within_folds import on_one_level
 from heartnet.errors import HeartnetError
 from heartnet.figure_people import people_figure
 from heartnet.findings import Finding
-from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, collected, draw, log
+from heartnet.loggers import log_numbers, log_picture, log_text
+from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, collected
 from heartnet.people import KEY, Way, chosen_ways, person_table
 from heartnet.predictions import FOLD, NETWORK
 from heartnet.what_applies import only_conditions
@@ -168,11 +169,11 @@ class People(OnPredictions):
         if predicted.folds:  # else the folds with steeper networks would look like those with less reliable weeks
             score = on_one_level(score, weeks[FOLD].to_numpy(), spread=True)
         worn = wear_reliability(target, score, value, user, wear, draws=self.draws)
-        log(trainer, {f"people/{split}/{name}/{target}": number for name, number in it.numbers().items()})
+        log_numbers(trainer, {f"people/{split}/{name}/{target}": number for name, number in it.numbers().items()})
         if it.ways:
             about: dict[str, Any] = {"simulated": predicted.simulated, "step": step}
-            draw(trainer, f"people/{split}/{target}", people_figure(it, worn, predicted.title, **about))
-            _write(trainer, f"people/{split}/{target}/table", f"{people_markdown(it)}\n\n{wear_markdown(worn)}")
+            log_picture(trainer, f"people/{split}/{target}", people_figure(it, worn, predicted.title, **about))
+            log_text(trainer, f"people/{split}/{target}/table", f"{people_markdown(it)}\n\n{wear_markdown(worn)}")
         found = people_finding(it, split, simulated=predicted.simulated, step=step)
         return [found, *filter(None, [wear_finding(worn, split, step=step)])]
 
@@ -187,10 +188,3 @@ def _fingerprint(module: lightning.LightningModule) -> tuple[int, ...]:
         bits = real.contiguous().view(_BITS[real.element_size()])
         found.append(bits.sum(dtype=torch.int64))
     return tuple(torch.stack([each.to(found[0].device) for each in found]).tolist()) if found else ()
-
-
-def _write(trainer: lightning.Trainer, tag: str, text: str) -> None:
-    for logger in trainer.loggers:
-        add_text = getattr(getattr(logger, "experiment", None), "add_text", None)
-        if add_text is not None:
-            add_text(tag, text, global_step=trainer.global_step)

@@ -12,7 +12,8 @@ from heartnet.diagnostics.score_verdicts import CHECK, agreement_finding, qualit
 from heartnet.errors import HeartnetError
 from heartnet.figure_curves import agreement_figure, quality_figure
 from heartnet.findings import Finding
-from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, draw, log
+from heartnet.loggers import log_numbers, log_picture
+from heartnet.on_predictions import OnPredictions, PredictedSplit, Read
 from heartnet.predictions import scored_weeks
 from heartnet.synthetic import TARGETS
 from heartnet.what_applies import more_people, settings_of
@@ -102,15 +103,15 @@ class Predictions(OnPredictions):
             it = quality(target, *arrays, folds=folds, by=predicted.by, draws=self.draws)
             self._log(trainer, split, it, target)
             if it.roc is not None:
-                draw(trainer, tag, quality_figure(it, predicted.title, **about))
+                log_picture(trainer, tag, quality_figure(it, predicted.title, **about))
             more = more_people(split, predicted.by, predicted.data)
             return quality_findings(it, split, settings=settings_of(module, trainer), more=more, **about)
         other = agreement(target, *arrays, by=predicted.by, draws=self.draws)
         self._log(trainer, split, other, target)
         unit = TARGETS[target].unit if target in TARGETS else ""
         if not other.diverged:
-            draw(trainer, tag, agreement_figure(other, *arrays[:2], predicted.title, unit=unit, **about))
+            log_picture(trainer, tag, agreement_figure(other, *arrays[:2], predicted.title, unit=unit, **about))
         return [agreement_finding(other, split, unit=unit, **about)]
 
     def _log(self, trainer: lightning.Trainer, split: str, it: Quality | Agreement, target: str) -> None:
-        log(trainer, {f"predictions/{split}/{name}/{target}": value for name, value in it.numbers().items()})
+        log_numbers(trainer, {f"predictions/{split}/{name}/{target}": value for name, value in it.numbers().items()})

@@ -19,7 +19,8 @@ from heartnet.diagnostics.wins_and_losses import FILES, ChosenWeeks, wins_and_lo
 from heartnet.errors import HeartnetError
 from heartnet.figure_week import week_figure
 from heartnet.findings import Finding, run_folder
-from heartnet.on_predictions import OnPredictions, PredictedSplit, Read, draw
+from heartnet.loggers import log_picture, log_text, takes_pictures
+from heartnet.on_predictions import OnPredictions, PredictedSplit, Read
 from heartnet.predictions import FOLD
 from heartnet.week_trace import week_trace
 from heartnet.what_applies import only_conditions
@@ -98,7 +99,7 @@ class WinsAndLosses(OnPredictions):
         ]
         pl.concat([it.table for it in chosen]).write_csv(run_folder(trainer) / FILES[predicted.split])
         for it in chosen:
-            _write(trainer, f"{CHECK}/{predicted.split}/{it.target}", markdown_of(it))
+            log_text(trainer, f"{CHECK}/{predicted.split}/{it.target}", markdown_of(it))
         missing = self._draw(trainer, pl_module, predicted, chosen, step)
         found = [finding_of(it, predicted.split, simulated=predicted.simulated, step=step) for it in chosen]
         return [*([not_drawn(missing, predicted.split, step)] if missing else []), *found]
@@ -112,7 +113,7 @@ class WinsAndLosses(OnPredictions):
         step: int,
     ) -> str:
         """Draw the chosen weeks, of a validation the first of each kind; return in words what could not be drawn."""
-        if not any(hasattr(getattr(logger, "experiment", None), "add_figure") for logger in trainer.loggers):
+        if not takes_pictures(trainer):
             return ""
         data, most = predicted.data, self.drawn if predicted.split == "val" else self.count
         trained_on = trainer.global_step != step
@@ -129,7 +130,7 @@ class WinsAndLosses(OnPredictions):
                         words = words_of(one, it, part.split, simulated=part.simulated, step=step)
                         hourly = data is not None and data.view == "hourly"
                         figure = week_figure(trace, found, words, threshold=_logit(it.threshold_of(one)), hourly=hourly)
-                        draw(trainer, tag_of(part.split, it.target, one["kind"], one["rank"]), figure)
+                        log_picture(trainer, tag_of(part.split, it.target, one["kind"], one["rank"]), figure)
         except Exception as error:  # a loader from elsewhere
             problems.append(_said(error))
         return problems[0] if problems else ""
@@ -194,10 +195,3 @@ def _said(error: Exception) -> str:
 
 def _logit(share: float | None) -> float | None:
     return None if share is None or not 0 < share < 1 else math.log(share / (1 - share))
-
-
-def _write(trainer: lightning.Trainer, tag: str, text: str) -> None:
-    for logger in trainer.loggers:
-        add_text = getattr(getattr(logger, "experiment", None), "add_text", None)
-        if add_text is not None:
-            add_text(tag, text, global_step=trainer.global_step)

@@ -328,20 +328,5 @@ def collected(trainer: lightning.Trainer) -> PredictedSplit | None:
     return None if first is None or first._collected.failed else first._collected.predicted
 
 
-def draw(trainer: lightning.Trainer, tag: str, figure: Any) -> None:
-    """Give a figure to each logger that takes one."""
-    for logger in trainer.loggers:
-        add_figure = getattr(getattr(logger, "experiment", None), "add_figure", None)
-        if add_figure is not None:
-            add_figure(tag, figure, global_step=trainer.global_step, close=False)
-
-
-def log(trainer: lightning.Trainer, numbers: dict[str, float]) -> None:
-    """Give the numbers that are not NaN to all loggers."""
-    known = {tag: value for tag, value in numbers.items() if value == value}
-    for logger in trainer.loggers if known else ():
-        logger.log_metrics(known, step=trainer.global_step)
-
-
 def _words(error: Exception) -> str:
     return str(error) if isinstance(error, HeartnetError) else f"{type(error).__name__}: {error}"

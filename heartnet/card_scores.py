@@ -16,7 +16,7 @@ from heartnet.diagnostics.people_scores import people_scores
 from heartnet.diagnostics.people_verdicts import people_finding, people_markdown, wear_markdown
 from heartnet.diagnostics.score_quality import Quality, agreement, quality
 from heartnet.diagnostics.wear_reliability import wear_reliability
-from heartnet.diagnostics.within_folds import EACH_WEEK, ONE_CLASS, TOGETHER, WITHIN_FIRST, on_one_level
+from heartnet.diagnostics.within_folds import EACH_WEEK, TOGETHER, WITHIN_FIRST, on_one_level, one_class
 from heartnet.few_people import too_few
 from heartnet.people import Way, person_table
 from heartnet.predictions import COLUMNS, FOLD, NETWORK, prediction_files, score_tables, with_fold
@@ -103,8 +103,9 @@ def _conditions(mine: pl.DataFrame, targets: Sequence[str]) -> list[str]:
     if several:
         why = f"{WITHIN_FIRST} All other scores here are of" if within else "All scores here are of"
         lines += ["", f"{EACH_WEEK} {why} {TOGETHER}."]
-    if alone := [it.target for it in qualities if it.folds > 1 and it.calibration and math.isnan(it.within.value)]:
-        lines += ["", f"{', '.join(alone)}: {ONE_CLASS}."]
+    for it in qualities:
+        if it.folds > 1 and it.calibration and math.isnan(it.within.value):
+            lines += ["", f"{it.target}: {one_class(it.folds, it.users)}."]
     if few := [it.target for it in qualities if too_few(it.having, it.without) and not it.diverged]:
         lines += [
             "",

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from heartnet.compare_rows import Row, Scored
-from heartnet.diagnostics.within_folds import ONE_CLASS, auroc_within
+from heartnet.diagnostics.within_folds import auroc_within, one_class
 from heartnet.few_people import too_few
 from heartnet.predictions import CEILING, NETWORK
 from heartnet.resampling import Interval, Statistic, auroc, by_label, explained, intervals
@@ -65,7 +65,10 @@ def _plainly(row: Row, scored: Scored) -> Row:
         each[name], pooled[name] = _points((scored, name, folds)), _points((scored, name, None))
         people = _people(scored, name)
         if scored.conditions and scored.folds is not None and folds is None and min(people):
-            notes.append(f"{name}: {ONE_CLASS}")
+            known = ~np.isnan(value)
+            notes.append(
+                f"{name}: {one_class(len(np.unique(scored.folds[0, known])), len(np.unique(scored.users[known])))}"
+            )
         if scored.conditions and row.model == NETWORK and too_few(*people):
             which = few if min(people) else unranked
             which.append(f"{name} ({people[0]}, {people[1]})")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 from jaxtyping import Float
 
-from heartnet.diagnostics.within_folds import EACH_WEEK, ONE_CLASS, TOGETHER, WITHIN, WITHIN_FIRST, auroc_within
+from heartnet.diagnostics.within_folds import EACH_WEEK, TOGETHER, WITHIN, WITHIN_FIRST, auroc_within, one_class
 from heartnet.errors import HeartnetError
 from heartnet.features import HABITS, HOURLY_SUMMARY, habits, hourly_summary
 from heartnet.weeks import Weeks
@@ -286,9 +286,11 @@ def fold_notes(predictions: pl.DataFrame) -> list[str]:
         return []
     found = {target: [each == each for each in it.values()] for target, it in aurocs_within(predictions).items()}
     first = f"{EACH_WEEK} {WITHIN_FIRST}" if any(map(any, found.values())) else EACH_WEEK
-    labels = dict(predictions.drop_nulls("value").group_by("target").agg(pl.col("value").n_unique()).iter_rows())
-    alone = [target for target, told in found.items() if not any(told) and labels[target] > 1]
-    return [first, *(f"{target}: {ONE_CLASS}." for target in alone)]
+    counts = predictions.drop_nulls("value").group_by("target").agg(pl.col("value", FOLD, "user_id").n_unique())
+    by_target = {row["target"]: row for row in counts.iter_rows(named=True)}
+    alone = [by_target[target] for target, told in found.items() if not any(told)]
+    said = [f"{it['target']}: {one_class(it[FOLD], it['user_id'])}." for it in alone if it["value"] > 1]
+    return [first, *said]
 
 
 def score_table(predictions: pl.DataFrame, kind: str) -> pl.DataFrame:

@@ -16,11 +16,12 @@ from test_within_folds import naive_pairs
 
 from heartnet.card_scores import read_test, score_lines
 from heartnet.compare import compare_runs
-from heartnet.diagnostics.within_folds import EACH_WEEK, ONE_CLASS, TOGETHER, WITHIN, WITHIN_FIRST
+from heartnet.diagnostics.within_folds import EACH_WEEK, ONE_CLASS, TOGETHER, WITHIN, WITHIN_FIRST, one_class
 from heartnet.people import sigmoid
 from heartnet.predictions import COLUMNS, FOLD, PREDICTED, aurocs_within, fold_notes, read_predictions
 from heartnet.report.folder import read_run
 from heartnet.report.scores import scores_of
+from heartnet.splits import split_weeks
 from heartnet.terminal import print_scores
 
 PEOPLE, MODELS = 30, {"network": 1.5, "hourly": 0.5}
@@ -119,17 +120,19 @@ def test_where_each_person_is_a_fold_every_place_says_what_that_is_worth(
     assert shown is not None
     assert shown.leading == "AUROC of all folds together"
     assert len(shown.tables) == 1
-    assert shown.notes == (EACH_WEEK, f"diabetes: {ONE_CLASS}.")
+    said = f"diabetes: {one_class(PEOPLE, PEOPLE)}"
+    assert said.endswith("as data.folds=5")
+    assert shown.notes == (EACH_WEEK, f"{said}.")
     print_scores(run, about("diabetes"))
     printed = capsys.readouterr().out
     assert printed.startswith("Test scores, all folds together")
-    assert f"diabetes: {ONE_CLASS}." in printed
+    assert f"{said}." in printed
     card = "\n".join(score_lines(read_test(run), [], simulated=False))
-    assert f"diabetes: {ONE_CLASS}." in card
+    assert f"{said}." in card
     assert "AUROC within folds" not in card
     assert "AUROC of all folds together 0." in card, "of people"
     row = compare_runs([run], draws=50)[0]
-    assert f"diabetes: {ONE_CLASS}" in row.notes
+    assert said in row.notes
     assert row.mean is not None
     assert 0.4 < row.mean.value < 1
 
@@ -140,3 +143,31 @@ def test_of_a_condition_that_nobody_has_no_ranking_is_spoken_of(tmp_path: Path) 
         pl.read_parquet(file).with_columns(pl.lit(0.0, pl.Float32).alias("value")).write_parquet(file)
     assert fold_notes(read_predictions(run)) == [EACH_WEEK]
     assert not any(ONE_CLASS in note for row in compare_runs([run], draws=50) for note in row.notes)
+
+
+@pytest.mark.parametrize(
+    ("folds", "people", "fewer"), [(30, 30, 5), (12, 12, 4), (5, 12, 4), (8, 8, 2), (5, 5, 0), (2, 30, 0)]
+)
+def test_the_remedy_fits_the_folds_and_the_people(folds: int, people: int, fewer: int) -> None:
+    """Fewer folds than there are, of three people or more each; where there are none, more people."""
+    said = one_class(folds, people)
+    assert said.startswith(ONE_CLASS)
+    if fewer:
+        assert said.endswith(f"fewer, larger folds tell more, as data.folds={fewer}")
+    else:
+        assert "data.folds" not in said
+        assert said.endswith(f"{people} people in {folds} folds are too few: add some with it and some without")
+
+
+@pytest.mark.parametrize("people", range(6, 24))
+def test_with_as_many_folds_as_are_proposed_one_has_both_classes(people: int) -> None:
+    """People are dealt out to folds as `data.folds` deals them out, however many of them have the condition."""
+    folds = int(one_class(people, people).rpartition("=")[2])
+    users = np.arange(people).astype(str)
+    for having in range(1, people):
+        label = (np.arange(people) < having).astype(np.float32)
+        tested = [
+            label[split_weeks(users, label[:, None], val_share=0, test_share=0, folds=folds, fold=i, seed=0)["test"]]
+            for i in range(folds)
+        ]
+        assert any(len(np.unique(each)) == 2 for each in tested)

@@ -29,6 +29,7 @@ from heartnet.datamodule import WeeksDataModule
 from heartnet.diagnostics.people_scores import people_scores
 from heartnet.diagnostics.people_verdicts import people_finding, people_markdown, wear_finding, wear_markdown
 from heartnet.diagnostics.wear_reliability import WearReliability, wear_reliability
+from heartnet.diagnostics.within_folds import one_class
 from heartnet.errors import HeartnetError
 from heartnet.figure_people import people_figure
 from heartnet.findings import FILE, Finding, latest, read_jsonl
@@ -393,7 +394,7 @@ def test_what_the_finding_says() -> None:
     assert (one.status, "nothing to combine" in one.message) == ("unknown", True)
     noise, _ = judged(1, 100, 3, 0.0)
     assert "cannot be told from chance" in noise.message
-    apart = people_finding(replace(it, one_class=True), "test")
+    apart = people_finding(replace(it, one_class=one_class(30, 30)), "test")
     assert (apart.status, apart.value) == ("pass", good.value)
     assert "no fold tests both people with it and people without" in apart.message
     assert "AUROC of all folds together 0." in apart.message

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from heartnet.diagnostics.comparison import FEWEST, LINEAR, Comparison
 from heartnet.diagnostics.reliance_verdicts import FOLLOWS
-from heartnet.diagnostics.within_folds import ONE_CLASS
 from heartnet.findings import Finding, Status
 from heartnet.resampling import Interval
 
@@ -113,7 +112,7 @@ def _verdict(it: Comparison, about: About, margin: float, *, lost: bool, all_los
         return _finding(it, about, "unknown", message)
     if it.one_class:
         # The remedy is in the first sentence, which is always shown.
-        message = f"It cannot be told which is better: {ONE_CLASS}. {it.measure}: {it.network}. {_beside(it)}"
+        message = f"It cannot be told which is better: {it.one_class}. {it.measure}: {it.network}. {_beside(it)}"
         return _finding(it, about, "unknown", message, it.network.value, 0.5, "AUROC")
     if lost:
         return _lost(it, about, all_lost=all_lost)

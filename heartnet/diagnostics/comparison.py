@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from heartnet.diagnostics.within_folds import auroc_within, on_one_level
+from heartnet.diagnostics.within_folds import auroc_within, on_one_level, one_class
 from heartnet.predictions import CEILING, FOLD, NETWORK
 from heartnet.resampling import Interval, Statistic, auroc, by_label, explained, intervals, merged_intervals
 
@@ -50,7 +50,8 @@ class Comparison:
         errors: of a synthetic target, by model, the mean absolute error and the root mean square error, in its unit.
         all_folds: of a condition in a cross-validation, the network's AUROC with the weeks of all folds ranked
             together; the others are within folds. None without folds.
-        one_class: whether no fold has both classes, so that nothing is within folds, and all scores are of all folds.
+        one_class: what has to be said where no fold has both classes, so that nothing is within folds, and all scores
+            are of all folds (`heartnet.diagnostics.within_folds.one_class`); empty otherwise.
     """
 
     target: str
@@ -69,7 +70,7 @@ class Comparison:
     follows: Interval | None = None
     errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     all_folds: float | None = None
-    one_class: bool = False
+    one_class: str = ""
 
     @property
     def measure(self) -> str:
@@ -127,12 +128,13 @@ def _compare(target: object, part: pl.DataFrame, kind: str, by: Unit, options: d
     conditions = kind == "conditions"
     names = [name for name in models if name not in (NETWORK, CEILING)]
     make = auroc if conditions else explained
-    one, all_folds, one_class = np.ones((len(table), 1)), None, False
+    one, all_folds, said = np.ones((len(table), 1)), None, ""
     if conditions and FOLD in table.columns:
         fold = table[FOLD].to_numpy()
         all_folds = float(auroc(scores[NETWORK], value)(one)[0])
-        one_class = bool(np.isnan(auroc_within(scores[NETWORK], value, fold)(one)).all())
-        if not one_class:
+        if np.isnan(auroc_within(scores[NETWORK], value, fold)(one)).all():
+            said = one_class(len(np.unique(fold)), len(np.unique(users)))
+        else:
             make = partial(auroc_within, fold=fold)
             scores = {model: on_one_level(each, fold) for model, each in scores.items()}
     found = intervals(
@@ -161,7 +163,7 @@ def _compare(target: object, part: pl.DataFrame, kind: str, by: Unit, options: d
         follows=_follows(scores, value, users, options) if conditions and "metadata" in names else None,
         errors={} if conditions else {name: _errors(scores[name], value) for name in (NETWORK, *names)},
         all_folds=all_folds,
-        one_class=one_class,
+        one_class=said,
     )
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from heartnet.diagnostics.calibration import offset, slope
 from heartnet.diagnostics.comparison import FEWEST
-from heartnet.diagnostics.within_folds import auroc_within
+from heartnet.diagnostics.within_folds import auroc_within, one_class
 from heartnet.people import FALLBACK, LEARNED, WAYS, Way, features, sigmoid
 from heartnet.predictions import FOLD
 from heartnet.resampling import Interval, Statistic, fewer, intervals, mean
@@ -77,8 +77,8 @@ class PeopleScores:
         taken: the name in `ways` of what was taken: the kind of `chosen`, or `OWN` where folds chose differently.
         validated: whether it was chosen on a validation.
         folds: whether the people are of several folds, and each AUROC is within them.
-        one_class: whether the people are of several folds of which none has both classes, as where each person is a
-            fold; each AUROC is then of all people together, and says little.
+        one_class: what has to be said where the people are of several folds of which none has both classes, as where
+            each person is a fold; each AUROC is then of all people together, and says little. Empty otherwise.
     """
 
     target: str
@@ -96,7 +96,7 @@ class PeopleScores:
     taken: str = FALLBACK
     validated: bool = True
     folds: bool = False
-    one_class: bool = False
+    one_class: str = ""
 
     @property
     def few(self) -> bool:
@@ -166,16 +166,17 @@ def people_scores(
             scores[LEARNED] = chosen.scores(known)
         taken = chosen.kind
     fold = known[FOLD].to_numpy() if of_folds else np.zeros(len(known))
-    one_class = all(len(np.unique(value[fold == each])) == 1 for each in np.unique(fold))
-    if one_class:
+    said = ""
+    if all(len(np.unique(value[fold == each])) == 1 for each in np.unique(fold)):
+        said = one_class(len(np.unique(fold)), len(known))
         fold = np.zeros(len(known))
     ways = {name: _scored(each, scores[FALLBACK], value, fold, draws, seed) for name, each in scores.items()}
     week, gain = _gain(scores[taken], value, fold, known["user_id"].to_numpy(), score, user, draws, seed)
     if bare.few:
         ways, week, gain = {name: way.bare() for name, way in ways.items()}, _bare(week), _bare(gain)
     return replace(
-        bare, ways=ways, chosen=chosen, taken=taken, validated=validated, folds=of_folds and not one_class,
-        one_class=one_class, week=week, gain=gain,
+        bare, ways=ways, chosen=chosen, taken=taken, validated=validated, folds=of_folds and not said,
+        one_class=said, week=week, gain=gain,
     )  # fmt: skip
 
 

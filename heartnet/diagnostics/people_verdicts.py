@@ -7,7 +7,6 @@ import math
 from heartnet.diagnostics.comparison import FEWEST
 from heartnet.diagnostics.people_scores import OWN, PeopleScores
 from heartnet.diagnostics.wear_reliability import WearBand, WearReliability
-from heartnet.diagnostics.within_folds import ONE_CLASS
 from heartnet.findings import Finding, Status
 from heartnet.people import FALLBACK, LEARNED, WAYS
 from heartnet.resampling import Interval
@@ -55,11 +54,11 @@ def people_finding(it: PeopleScores, split: str, *, simulated: bool = False, ste
         numbers = f"{_measure(it)} {chosen.auroc} of {it.people:,} {kind}, {it.week} of single weeks."
         taken = f"For {it.target} {_taken(it)}."
         if chosen.auroc.low > 0.5:
-            message = f"Scores of people tell better than chance. {numbers} But {ONE_CLASS}. {taken}"
+            message = f"Scores of people tell better than chance. {numbers} But {it.one_class}. {taken}"
             return finding("pass", message, chosen.auroc.value)
         # The remedy is in the first sentence, which is always shown.
-        message = f"It cannot be told whether scores of people tell better than chance: {ONE_CLASS}. {numbers} {taken}"
-        return finding("unknown", message, chosen.auroc.value)
+        message = f"It cannot be told whether scores of people tell better than chance: {it.one_class}."
+        return finding("unknown", f"{message} {numbers} {taken}", chosen.auroc.value)
     if not it.several:
         message = f"One week a person, so there is nothing to combine. AUROC {chosen.auroc} of {it.people:,} {kind}."
         return finding("unknown", message, chosen.auroc.value)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from heartnet.diagnostics.comparison import FEWEST
 from heartnet.diagnostics.score_quality import Agreement, Quality
-from heartnet.diagnostics.within_folds import ONE_CLASS, TOGETHER, WITHIN
+from heartnet.diagnostics.within_folds import TOGETHER, WITHIN, one_class
 from heartnet.findings import Finding, Status
 from heartnet.resampling import Interval
 
@@ -148,9 +148,10 @@ def _of_folds(it: Quality, who: str) -> tuple[Status, str]:
         words = "It ranks the wrong way round: are labels inverted, or conditions exchanged?"
         return "fail", f"{numbers} {words}"
     if alone and within.low > 0.5:
-        return "pass", f"Scores tell better than chance. {numbers} But {ONE_CLASS}."
+        return "pass", f"Scores tell better than chance. {numbers} But {one_class(it.folds, it.users)}."
     if alone:  # the remedy is in the first sentence, which is always shown
-        return "unknown", f"It cannot be told whether scores tell better than chance: {ONE_CLASS}. {numbers}"
+        said = one_class(it.folds, it.users)
+        return "unknown", f"It cannot be told whether scores tell better than chance: {said}. {numbers}"
     if not within.low > 0.5:
         words = "Within folds, where each network ranks by itself, it cannot be told from chance."
         return "warn", f"{numbers} {words}{apart}"

@@ -26,13 +26,30 @@ WITHIN_FIRST = (
 
 ONE_CLASS = (
     "no fold tests both people with it and people without, so only weeks of different networks can be compared: chance "
-    "then lies below 0.5, and the networks' levels blur the ranking; fewer, larger folds tell more, as data.folds=5"
+    "then lies below 0.5, and the networks' levels blur the ranking"
 )
-"""What has to be said where no fold has both classes, as where each person is a fold (A. Airola and others, "An
-experimental comparison of cross-validation techniques for estimating the area under the ROC curve", Computational
-Statistics & Data Analysis 55, 2011). An AUROC of all weeks above 0.5 still tells, one at it or below does not."""
+"""What `one_class` begins with."""
 
+_FOLDS, _PEOPLE = 5, 3  # that are proposed, and that each of them is to have
 _ROUNDING = 1e-6  # relative: what rounding in 32 bits makes of one score
+
+
+def one_class(folds: int, people: int) -> str:
+    """Return what has to be said where no fold has both classes, as where each person is a fold, and what to do.
+
+    An AUROC of all weeks above 0.5 still tells, one at it or below does not.
+
+    Source: A. Airola and others, "An experimental comparison of cross-validation techniques for estimating the area
+    under the ROC curve", Computational Statistics & Data Analysis 55, 2011.
+
+    Args:
+        folds: that there are.
+        people: in all of them, whose label is known.
+    """
+    fewer = min(_FOLDS, people // _PEOPLE)
+    if 2 <= fewer < folds:
+        return f"{ONE_CLASS}; fewer, larger folds tell more, as data.folds={fewer}"
+    return f"{ONE_CLASS}; {people} people in {folds} folds are too few: add some with it and some without"
 
 
 def auroc_within(

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 def build(config: DictConfig, folder: Path) -> tuple[WeeksDataModule, HeartnetModule, Trainer]:
     """Seed, and make everything that training needs."""
     import pytorch_lightning as lightning
-    import torch
 
     from heartnet import terminal
     from heartnet.batch_size import batch_size_of, fitting_batch_size
     from heartnet.model import pieces
     from heartnet.model.compiled import compile_convolutions
     from heartnet.run_checks import check_monitor, check_resumable
+    from heartnet.threads import one_thread_each
 
-    torch.set_num_threads(1)  # more would wait for one another at each step of an LSTM
+    one_thread_each()
     pieces.use_threads(config.threads)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     trainer = build_trainer(config, folder)

@@ -33,6 +33,7 @@ from heartnet.splits import SPLITS, split_weeks
 from heartnet.store import open_store
 from heartnet.synthetic import synthetic_targets
 from heartnet.tasks import Conditions
+from heartnet.threads import one_thread_each
 from heartnet.weeks import Weeks
 
 WEEKS_AT_ONCE = 512
@@ -50,7 +51,7 @@ def predict_command(arguments: argparse.Namespace) -> None:
             opening them `heartnet.refusals.check_predict` has refused.
     """
     by_user = asked(arguments.by)
-    torch.set_num_threads(1)  # as in train.py: more wait for one another at each step; 4 times as long if it is busy
+    one_thread_each()
     chosen = choose_checkpoint(arguments.run_folder, arguments.checkpoint)
     weeks = open_store(arguments.store)
     if not arguments.anyway:

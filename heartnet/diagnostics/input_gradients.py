@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from heartnet.diagnostics.input_lstm import input_lstms
@@ -112,7 +113,12 @@ def _side_by_side(
     batch, time, channels = probe.inputs.shape
     rows = len(outputs)
     found = np.zeros((batch, rows, channels, time))
-    with isolated(probe.network, dtype) as network, input_lstms(network) as able, warnings.catch_warnings():
+    with (
+        isolated(probe.network, dtype) as network,
+        input_lstms(network) as able,
+        threadpool_limits(1, user_api="blas"),  # its threads and ours would wait for one another
+        warnings.catch_warnings(),
+    ):
         if not able or device_of(network).type != "cpu":
             return None
         warnings.simplefilter("ignore")  # of operations that vmap takes one row at a time

@@ -89,6 +89,9 @@ def check_together(values: Mapping[str, Any]) -> None:
         raise HeartnetError(f"seed={seed}: must be null or from 0 to {2**32 - 1}")
     if values["threads"] is not None and values["threads"] < 1:
         raise HeartnetError(f"threads={values['threads']}: must be null or at least 1")
+    for name in ("cohort_seed", "split_seed", "labelled_seed"):
+        if isinstance(given := values["data"].get(name), int) and given < 0:
+            raise HeartnetError(f"data.{name}={given}: must be 0 or more")
     trainer = values["trainer"]
     if trainer.get("overfit_batches"):
         raise HeartnetError(
@@ -103,9 +106,9 @@ def check_together(values: Mapping[str, Any]) -> None:
     if values["cross_validate"]:
         raise HeartnetError("ckpt_path goes on with one run, not with a cross-validation; set cross_validate=false")
     if not Path(checkpoint).is_file():
+        found = "is a folder" if Path(checkpoint).is_dir() else "no such file"
         raise HeartnetError(
-            f"ckpt_path={checkpoint}: no such file; "
-            "a run keeps its checkpoints in checkpoints/, the newest as last.ckpt"
+            f"ckpt_path={checkpoint}: {found}; a run keeps its checkpoints in checkpoints/, the newest as last.ckpt"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import hydra
@@ -38,6 +39,8 @@ def explain(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, ValueError) and "group override" in str(error):  # Hydra's, for +callbacks=null
         return explain_overrides(sys.argv[1:]) or str(error)
+    if isinstance(error, ValueError) and "flag can only be used" in str(error):  # Hydra's, for --resolve alone
+        return str(error)
     if type(error).__name__ == "OutOfMemoryError":
         return f"the accelerator's memory is full; lower data.batch_size, or set it to auto ({last_line(error)})"
     return None
@@ -53,6 +56,9 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 def explain_overrides(arguments: Sequence[str]) -> str | None:
     """Return what is wrong with the first override that fits nothing; None if all fit."""
     parser, overrides = OverridesParser.create(), []
+    for before, word in pairwise(["", *arguments]):  # what follows a flag is its value, as in --cfg job
+        if "=" not in word and word[:1] not in "-~" and (before in SWEEP or not before.startswith("-")):
+            return explain_bare(word)
     for argument in (each for each in arguments if "=" in each and not each.startswith("-")):
         try:
             overrides.append(parser.parse_override(argument))
@@ -61,7 +67,8 @@ def explain_overrides(arguments: Sequence[str]) -> str | None:
     for override in overrides:
         if override.is_sweep_override() and not set(SWEEP).intersection(arguments):
             key, _, values = str(override.input_line).partition("=")
-            return f"{override.input_line}: several values make a sweep, which needs -m; one list is '{key}=[{values}]'"
+            listed = f"; one list is '{key}=[{values}]'" if override.key_or_group == "callbacks" else ""
+            return f"{override.input_line}: several values make a sweep, which needs -m{listed}"
         if override.key_or_group in groups() and (message := explain_group(override)) is not None:
             return message
     config = compose(each.input_line or "" for each in overrides if each.key_or_group in groups())
@@ -71,6 +78,15 @@ def explain_overrides(arguments: Sequence[str]) -> str | None:
             if message is not None:
                 return message
     return None
+
+
+def explain_bare(word: str) -> str:
+    """Say what to type in place of a word that sets nothing."""
+    if word in groups():
+        return f"{word}: choose one, {'+' if word == 'callbacks' else ''}{word}=…; {there_are(word)}"
+    having = [f"{'+' if group == 'callbacks' else ''}{group}={word}" for group in groups() if word in options_of(group)]
+    meant = f" Did you mean {' or '.join(having)}?" if having else ""
+    return f"{word}: options are given as key=value.{meant}"
 
 
 def explain_group(override: Override) -> str | None:

@@ -74,7 +74,8 @@ def checkpoints_of(run: Path) -> list[Path]:
         raise HeartnetError(f"{run} is a cross-validation, with a network a fold; name one: {folds[0].parent}")
     if runs := sorted(run.glob("*/checkpoints")):
         raise HeartnetError(f"{run} holds several runs, as a sweep does; name one: {runs[0].parent}")
-    raise HeartnetError(f"{run} holds no checkpoints/, so it is no run of heartnet; a run is in runs/DATE/TIME")
+    inside = f"; name the folder that it is in, {run.parent}" if any(run.glob("last*.ckpt")) else ""
+    raise HeartnetError(f"{run} holds no checkpoints/, so it is no run of heartnet; a run is in runs/DATE/TIME{inside}")
 
 
 def check_exists(run: Path) -> None:

@@ -208,7 +208,8 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=name)
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:
-        raise HeartnetError(f"--device {name}: not there ({str(error).splitlines()[0]}); cpu always is") from error
+        why = str(error).splitlines()[0].partition(". ")[0]  # PyTorch goes on with all that there is
+        raise HeartnetError(f"--device {name}: not there ({why}); cpu always is") from error
 
 
 def _print_account(chosen: Chosen, weeks: Weeks, scores: Path, out: Path) -> None:

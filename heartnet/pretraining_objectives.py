@@ -113,7 +113,12 @@ def _targets_of_weeks(size: int, weeks: PretrainingWeeks, names: tuple[str, ...]
     apart = torch.from_numpy(weeks.is_val)
     usable = [i for i in range(len(names)) if all(_varies(table[part, i]) for part in (apart, ~apart))]
     if not usable:
-        raise HeartnetError(f"none of {', '.join(names)} is known and different in the weeks to pretrain on")
+        count = int(apart.sum())
+        raise HeartnetError(
+            f"none of {', '.join(names)} is known and different both in the {len(apart) - count:,} weeks to "
+            f"pretrain on and in the {count:,} kept to validate it; more weeks help, or a larger "
+            "callbacks.synthetic_pretraining.val_share"
+        )
     table = table[:, usable]
     return TargetsHead(size, [names[i] for i in usable], table[~apart], lambda batch: table[batch["place"].cpu()])
 

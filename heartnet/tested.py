@@ -92,7 +92,10 @@ def keep_test(folder: Path, data: WeeksDataModule, module: HeartnetModule, train
     trainer.test(module, datamodule=data, verbose=False)
     if tested is not None:
         tested.write(folder)
-    terminal.print_line(f"Tested: {tested or 'the weights at the end, of which no checkpoint was kept'}.")
+    untold = "the weights at the end, of which no checkpoint was kept"
+    if trainer.global_step == 0:
+        untold = "the weights that the network began with, for it was not trained"
+    terminal.print_line(f"Tested: {tested or untold}.")
     if not (folder / "predictions.parquet").is_file():  # else the callback wrote it, with more columns
         frame = predictions_frame(data, module.test_rows, module.test_scores, NETWORK)
         folder.mkdir(parents=True, exist_ok=True)  # of a fold's fast_dev_run, which keeps nothing else

@@ -25,6 +25,7 @@ import heartnet.predict
 from heartnet.chosen_checkpoint import choose_checkpoint
 from heartnet.cli import main
 from heartnet.datamodule import StoredData
+from heartnet.errors import HeartnetError
 from heartnet.model import DeepHeart, HourlyCNN
 from heartnet.module import HeartnetModule
 from heartnet.network_inputs import padded, seen_of
@@ -348,6 +349,7 @@ def test_weeks_that_are_partly_unlike_those_trained_on_are_counted(
         (("{run}", "{store}", "--out", "folder.parquet"), "is a folder"),
         (("{run}", "{store}", "--out", "x.parquet", "--batch-size", "0"), "must be at least 1"),
         (("{run}", "{store}", "--out", "x.parquet", "--device", "tpuu"), "--device tpuu: must be cpu, cuda, mps"),
+        (("{run}/checkpoints", "{store}", "--out", "x.parquet"), "name the folder that it is in, "),
         (("nowhere", "{store}", "--out", "x.parquet"), "nowhere does not exist"),
         (("{store}", "{store}", "--out", "x.parquet"), "holds no checkpoints/"),
         (("folds", "{store}", "--out", "x.parquet"), "folds/fold-0"),
@@ -377,6 +379,14 @@ def test_bad_input(
     assert expected in capsys.readouterr().err
     assert sorted(Path.cwd().iterdir()) == before
     assert Path("there.parquet").read_bytes() == b"kept"
+
+
+def test_a_device_that_is_not_there_is_said_in_a_line() -> None:
+    if torch.backends.mps.is_available():
+        pytest.skip("this machine has the device")
+    with pytest.raises(HeartnetError, match=r"^--device mps: not there .*; cpu always is$") as said:
+        heartnet.predict._device("mps")
+    assert len(str(said.value)) < 200
 
 
 def test_no_number_of_the_account_is_cut_off(

@@ -248,7 +248,7 @@ def test_of_a_training_that_kept_no_checkpoint_the_weights_at_the_end(
     assert not (RUN / FILE).exists()
     # In the same folder, so that its checkpoints are of another training.
     assert run("test=true", epochs=0) == 0
-    assert "Tested: the weights at the end, of which no checkpoint was kept." in capsys.readouterr().out
+    assert "Tested: the weights that the network began with, for it was not trained." in capsys.readouterr().out
     assert not (RUN / FILE).exists()
 
 

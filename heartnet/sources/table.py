@@ -185,6 +185,11 @@ def _plans(files: Sequence[TableFile], options: TableOptions, intake: Intake) ->
     by_column = bool(options.user_id) and intake.user_from_filename is None
     if by_column and not any(find_column("user_id", options.user_id, file, files) for file in files):
         require_somewhere(options.user_id, files, "--user-id")
+    if named := [file.name for file in files if intake.user in file.columns and not options.user_id]:
+        raise HeartnetError(
+            f"--user {intake.user} makes all rows those of one person of that name, and {named[0]} has a column "
+            f"{intake.user!r}: if it says who a row is of, name it by --user-id {intake.user}"
+        )
     plans = [_plan(file, files, options, intake) for file in files]
     with_people = [plan for plan in plans if plan.user_id]
     for plan in plans:

@@ -103,7 +103,7 @@ def find_records(paths: Sequence[Path], wanted: Sequence[str]) -> list[Record]:
                 record.there.add(ending)
     found = [record for record in records.values() if record.files]
     if not found:
-        looked = ", ".join(path.name for path in paths)
+        looked = ", ".join(path.name or str(path) for path in paths)  # that of "." is empty
         raise HeartnetError(f"{looked}: no record there; expected files such as 04015.hea, 04015.qrs and 04015.atr")
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,8 @@ from heartnet.errors import HeartnetError
 from heartnet.figure_week import week_figure
 from heartnet.findings import Finding, run_folder
 from heartnet.loggers import log_picture, log_text, takes_pictures
+from heartnet.model.pieces import each
+from heartnet.module import HeartnetModule
 from heartnet.on_predictions import OnPredictions, PredictedSplit, Read
 from heartnet.predictions import FOLD
 from heartnet.week_trace import week_trace
@@ -120,17 +123,28 @@ class WinsAndLosses(OnPredictions):
         problems = [AGED] if trained_on else []
         try:
             for network, part, fold in predicted.networks(module):
+                # Of networks of our own on a CPU, threads measure several weeks at a time; what another's does in a
+                # thread, nobody knows.
+                own = isinstance(network, HeartnetModule) and network.device.type == "cpu" and self.probe is None
+                asked: list[tuple[ChosenWeeks, dict[str, Any]]] = []
+                tasks: list[Callable[[], Attribution | str | None]] = []
                 for week, batch, row in _batches(trainer, part, chosen, fold, most):
-                    trace = None if data is None else week_trace(data.weeks, week)
                     probe = None if trained_on else self._probe(network, part, batch, problems)
                     for it, one in _of(chosen, week, most):
-                        found = None if probe is None else _attribution(probe, row, part, one, problems)
-                        if trace is None and found is None:
-                            continue
-                        words = words_of(one, it, part.split, simulated=part.simulated, step=step)
-                        hourly = data is not None and data.view == "hourly"
-                        figure = week_figure(trace, found, words, threshold=_logit(it.threshold_of(one)), hourly=hourly)
-                        log_picture(trainer, tag_of(part.split, it.target, one["kind"], one["rank"]), figure)
+                        task = partial(_attribution, probe, row, part, one)
+                        asked.append((it, one))
+                        tasks.append(task if own else _done(task()))
+                for (it, one), found in zip(asked, each(tasks), strict=True):
+                    if isinstance(found, str):
+                        problems.append(found)
+                        found = None
+                    trace = None if data is None else week_trace(data.weeks, one["week"])
+                    if trace is None and found is None:
+                        continue
+                    words = words_of(one, it, part.split, simulated=part.simulated, step=step)
+                    hourly = data is not None and data.view == "hourly"
+                    figure = week_figure(trace, found, words, threshold=_logit(it.threshold_of(one)), hourly=hourly)
+                    log_picture(trainer, tag_of(part.split, it.target, one["kind"], one["rank"]), figure)
         except Exception as error:  # a loader from elsewhere
             problems.append(_said(error))
         return problems[0] if problems else ""
@@ -169,24 +183,28 @@ def _of(chosen: Sequence[ChosenWeeks], week: int, most: int) -> Iterator[tuple[C
         yield from ((it, row) for row in rows.iter_rows(named=True))
 
 
+def _done(found: Attribution | str | None) -> Callable[[], Attribution | str | None]:
+    return lambda: found
+
+
 def _attribution(
-    probe: Probe, row: int, predicted: PredictedSplit, one: dict[str, Any], problems: list[str]
-) -> Attribution | None:
-    """Return where the score came from; None if it cannot be told, or if another score comes out than was written."""
+    probe: Probe | None, row: int, predicted: PredictedSplit, one: dict[str, Any]
+) -> Attribution | str | None:
+    """Return where the score came from; or why it cannot be told, for example that another score was written."""
+    if probe is None:
+        return None
     try:
         names = probe.outputs if one["target"] in probe.outputs else predicted.targets
         found = attribution(probe, row, names.index(one["target"]), dtype=torch.float32)
     except Exception as error:  # a module from elsewhere
-        problems.append(_said(error))
-        return None
+        return _said(error)
     probability = 1 / (1 + math.exp(-min(max(found.score, -50), 50)))
     if min(abs(probability - one["score"]), abs(found.score - one["score"])) <= _AGREE:
         return found
-    problems.append(
+    return (
         f"the network says {probability:.3g} of week {one['week']} where {one['score']:.3g} was written: the loader "
         "gives its batches in another order each time, or the network is called in another way"
     )
-    return None
 
 
 def _said(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from callbacks.wins_and_losses import WinsAndLosses
 from heartnet.diagnostics.adapt import adapt
 from heartnet.errors import HeartnetError
 from heartnet.findings import FILE, Finding, latest, read_jsonl
+from heartnet.model import pieces
 from heartnet.predicted import Predicted
 
 pytestmark = [
@@ -105,6 +107,34 @@ def test_it_draws_after_a_test(tmp_path: Path, drawn: list[tuple[Any, ...]]) -> 
     assert all(attribution is not None for _, attribution, _, _ in drawn)
 
 
+@pytest.mark.usefixtures("two_threads")
+def test_any_number_of_threads_tells_the_same(tmp_path: Path, drawn: list[tuple[Any, ...]]) -> None:
+    by_threads = []
+    for threads in (1, 2):
+        pieces.use_threads(threads)
+        made = faults.training("deepheart", 1)
+        made.data.rows = {**made.data.rows, "test": made.data.rows["val"]}
+        trainer_of(tmp_path / str(threads), WinsAndLosses(count=2)).test(
+            made.module, datamodule=made.data, verbose=False
+        )
+        by_threads.append(list(drawn))
+        drawn.clear()
+    assert len(by_threads[0]) == len(by_threads[1]) > 4
+    for (_, one, words, _), (_, other, too, _) in zip(*by_threads, strict=True):
+        assert words == too
+        assert one.score == other.score
+        np.testing.assert_array_equal(one.gradient, other.gradient)
+        np.testing.assert_array_equal(one.steps, other.steps)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    pieces.use_threads(2)
+    yield
+    pieces.use_threads(1)
+
+
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("kind", ["deepheart", "hourly"])
 def test_it_leaves_no_trace(tmp_path: Path, kind: str) -> None:
     ends = []

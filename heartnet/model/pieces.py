@@ -75,6 +75,11 @@ def use_threads(threads: int | None) -> None:
     )
 
 
+def each(tasks: Sequence[Callable[[], _Result]]) -> list[_Result]:
+    """Have tasks done by the threads that work on pieces, and return their results, in order; see `later`."""
+    return _workers.each(tasks)
+
+
 def later(task: Callable[[], _Result]) -> Callable[[], _Result]:
     """Have a task done by a thread that works on pieces, at once if there is one thread; return what waits for it.
 

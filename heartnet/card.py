@@ -16,7 +16,7 @@ from heartnet.findings import latest
 from heartnet.folders import check_exists, checkpoints_of, short
 from heartnet.page.write import check_place, write_page
 from heartnet.predictions import NETWORK
-from heartnet.report.folder import Run, is_run, read_run
+from heartnet.report.folder import Run, is_run, read_run, runs_below
 from heartnet.splits import SPLITS
 from heartnet.tested import ScoredCheckpoint, file_hash, home_of, read_tested
 
@@ -58,6 +58,8 @@ def write_card(run: Path, out: Path | None = None) -> Path:
     folder = run if run.is_dir() else home_of(run)
     homes = _homes(run)
     if run.is_dir() and not homes and not is_run(run):
+        if below := runs_below(run):
+            raise HeartnetError(f"{run} holds several runs, as a sweep does; name one: {below[0]}")
         raise HeartnetError(f"{run}: no run is in this folder; runs of train.py are in runs/DATE/TIME")
     place = out if out is not None else folder / FILE
     check_place(place, MARK, "--out")

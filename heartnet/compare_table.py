@@ -191,10 +191,11 @@ def _over_trainings(name: str, values: Sequence[float]) -> dict[str, float | Non
 def _notes(rows: Sequence[Row]) -> list[str]:
     tests = {row.test: row for row in rows if row.scored is not None}
     lines = [f"Test: {_size(row)}." for row in tests.values()] if len(tests) == 1 else []
-    lines += [_intervals(rows), *_within(rows)]
-    simulated = [row.name for row in rows if row.simulated]
+    lines += [*_intervals(rows), *_within(rows)]
+    networks = [row for row in rows if row.model == NETWORK]
+    simulated = [row.name for row in networks if row.simulated]
     if simulated:
-        which = "" if len(simulated) == len(rows) else f" are those of {'; '.join(simulated)}"
+        which = "" if len(simulated) == len(networks) else f" are those of {'; '.join(simulated)}"
         lines.append(f"Simulated weeks{which}: these scores say nothing about real people.")
     lines += [
         "decades: by how many powers of ten a far reading counts less than a near one (amnesia), at its worst.",
@@ -207,21 +208,23 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     return [*lines, *dict.fromkeys(note for row in left for note in row.notes)]
 
 
-def _intervals(rows: Sequence[Row]) -> str:
+def _intervals(rows: Sequence[Row]) -> list[str]:
+    each = [one for row in rows for one in (row.mean, *row.each.values()) if one is not None]
+    without = [math.isnan(one.low) for one in each if not math.isnan(one.value)]
+    if all(without):
+        return ["No intervals: people are too few, or each draw gives the same."] if without else []
     networks = [row for row in rows if row.model == NETWORK and row.scored is not None]
     a_fold = " a fold" if networks and all(row.scored and row.scored.folds is not None for row in networks) else ""
     counts = sorted({len(row.by_training) for row in networks if row.by_training}) or [1]
     said = "In brackets 95 % intervals from resampling people"
-    each = [one for row in rows for one in (row.mean, *row.each.values()) if one is not None]
-    same = any(math.isnan(one.low) and not math.isnan(one.value) for one in each)
-    bare = " Where there are none, people are too few, or each draw gives the same." if same else ""
+    bare = " Where there are none, people are too few, or each draw gives the same." if any(without) else ""
     if counts[-1] == 1:
-        return f"{said}; of one training{a_fold or ' each'}, so its luck is not in them.{bare}"
+        return [f"{said}; of one training{a_fold or ' each'}, so its luck is not in them.{bare}"]
     every = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return (
+    return [
         f"{said}, of the mean of {every} trainings{a_fold} that differ in their seed. How far these lie apart is not "
         f"in the brackets: it stands under trainings, lowest to highest; --each has a row for each.{bare}"
-    )
+    ]
 
 
 def _within(rows: Sequence[Row]) -> list[str]:

@@ -101,6 +101,8 @@ def check_together(values: Mapping[str, Any]) -> None:
         raise HeartnetError("trainer.limit_test_batches=0 leaves nothing to score; use test=false")
     if values["cross_validate"] and not values["data"].get("folds"):
         raise HeartnetError("cross_validate=true needs a number of folds, for example data.folds=5")
+    if values["data"].get("fold") and not values["data"].get("folds"):
+        raise HeartnetError(f"data.fold={values['data']['fold']}: there are no folds; set data.folds as well")
     if checkpoint is None:
         return
     if values["cross_validate"]:

@@ -275,9 +275,12 @@ def test_what_is_refused(tmp_path: Path, store: Path, capsys: pytest.CaptureFixt
     mine = tmp_path / "mine.md"
     mine.write_text("my notes")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "sweep/0").mkdir(parents=True)
+    (tmp_path / "sweep/0/findings.jsonl").touch()
     for words, expected in (
         ([tmp_path / "nowhere"], "does not exist"),
         ([tmp_path / "empty"], "no run is in this folder"),
+        ([tmp_path / "sweep"], "holds several runs, as a sweep does; name one: "),
         ([tmp_path / "run", "--out", mine], "is no page of heartnet"),
         ([tmp_path / "run", "--out", tmp_path / "no" / "card.md"], "does not exist"),
         ([mine], "not a checkpoint that can be read"),

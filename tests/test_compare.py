@@ -273,6 +273,26 @@ def test_of_too_few_people_there_are_no_intervals(
     assert ("Where there are none, people are too few" in capsys.readouterr().out) == (0 < having < FEWEST)
 
 
+def test_the_notes_speak_of_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of simulated runs beside a simple model all are simulated; without an interval there are no brackets."""
+    drawn = {"_target_": "heartnet.datamodule.SimulatedData"}
+    run = make_run(tmp_path / "run", strength=0.3, data=drawn, baseline=0.2)
+    assert heartnet(["compare", str(run), "--draws", "20"]) == 0
+    said = capsys.readouterr().out
+    assert "Simulated weeks: these scores say nothing about real people." in said
+    assert "In brackets" in said
+    for file in run.glob("predictions*.parquet"):
+        pl.read_parquet(file).filter(pl.col("week") < 16).write_parquet(file)
+    assert heartnet(["compare", str(run), "--draws", "20"]) == 0
+    said = capsys.readouterr().out
+    assert "In brackets" not in said
+    assert "No intervals: people are too few" in said
+    for file in run.glob("predictions*.parquet"):
+        file.unlink()
+    assert heartnet(["compare", str(run)]) == 0
+    assert "ntervals" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -141,6 +141,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
         ("data.cohort_seed=-1", ["data.cohort_seed=-1: must be 0 or more"]),
         ("data.split_seed=-1", ["data.split_seed=-1: must be 0 or more"]),
         ("data.labelled_seed=-1", ["data.labelled_seed=-1: must be 0 or more"]),
+        ("data.fold=2", ["data.fold=2: there are no folds; set data.folds as well"]),
         ("ckpt_path=.", ["ckpt_path=.: is a folder; a run keeps"]),
         ("model={readout:", ["model={readout:: cannot be read", "bracket"]),
         ("-m model=compact,foo", ["model=foo", "compact, deepheart"]),

@@ -97,6 +97,8 @@ def check_together(values: Mapping[str, Any]) -> None:
         raise HeartnetError(
             "trainer.overfit_batches replaces the sampler that makes the batches; use +trainer.limit_train_batches=N"
         )
+    if not (every := trainer.get("accumulate_grad_batches", 1)) or (isinstance(every, int) and every < 1):
+        raise HeartnetError(f"trainer.accumulate_grad_batches={every}: must be at least 1")
     if values["test"] and trainer.get("limit_test_batches") == 0:
         raise HeartnetError("trainer.limit_test_batches=0 leaves nothing to score; use test=false")
     if values["cross_validate"] and not values["data"].get("folds"):

@@ -41,6 +41,8 @@ def explain(error: Exception) -> str | None:
         return explain_overrides(sys.argv[1:]) or str(error)
     if isinstance(error, ValueError) and "flag can only be used" in str(error):  # Hydra's, for --resolve alone
         return str(error)
+    if isinstance(error, ValueError) and raised_in(error, "omegaconf"):  # for data.planted.one=2, which is a list
+        return explain_overrides(sys.argv[1:])
     if type(error).__name__ == "OutOfMemoryError":
         return f"the accelerator's memory is full; lower data.batch_size, or set it to auto ({last_line(error)})"
     return None
@@ -51,6 +53,14 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def raised_in(error: BaseException, package: str) -> bool:
+    """Say whether an error was raised by a package itself."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_globals["__name__"].partition(".")[0] == package
 
 
 def explain_overrides(arguments: Sequence[str]) -> str | None:
@@ -74,7 +84,10 @@ def explain_overrides(arguments: Sequence[str]) -> str | None:
     config = compose(each.input_line or "" for each in overrides if each.key_or_group in groups())
     for override in overrides:
         if override.key_or_group not in groups() and not override.is_add():
-            message = explain_key(override.key_or_group, config)
+            key = override.key_or_group
+            message = explain_key(key, config)
+            for name in parts_set(override, config) if message is None else ():
+                message = message or explain_key(f"{key}.{name}", config)
             if message is not None:
                 return message
     return None
@@ -105,6 +118,13 @@ def explain_group(override: Override) -> str | None:
     return None
 
 
+def parts_set(override: Override, config: DictConfig) -> list[str]:
+    """Return the names that an override sets in something that has others, as {a:1} does."""
+    value = None if override.is_sweep_override() else override.value()
+    now = OmegaConf.select(config, override.key_or_group)
+    return list(map(str, value)) if isinstance(value, dict) and (now or OmegaConf.is_list(now)) else []
+
+
 def explain_key(key: str, config: DictConfig) -> str | None:
     """Say which keys stand beside one that is not there."""
     *path, _ = parts = key.split(".")
@@ -116,6 +136,9 @@ def explain_key(key: str, config: DictConfig) -> str | None:
         )
     there: Any = config
     for depth, part in enumerate(parts):
+        if OmegaConf.is_list(there):
+            whole = ".".join(parts[:depth])
+            return f"{key}: {whole} is a list, which is given as a whole: '{whole}=[…]'"
         names = [str(name) for name in there if name != "_target_"] if OmegaConf.is_dict(there) else []
         if part not in names and part != "_target_":
             options = names if depth else sorted({*names, *groups()})

@@ -12,6 +12,7 @@ import polars as pl
 import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from heartnet.datamodule import WeeksDataModule
@@ -97,11 +98,18 @@ def print_scores(folder: Path, data: WeeksDataModule) -> None:
 
 
 def _score_table(scores: pl.DataFrame, title: str, data: WeeksDataModule, models: list[str]) -> Table:
+    """Return the table with both scores, or with the first alone where there is no second or no room for it."""
+    second = SCORES[data.task.kind][1]
+    both = _filled_table(scores, title, data, models, [CEILING])  # the ceiling is one of the AUROC
+    room = Measurement.get(_console, _console.options.update(max_width=10_000), both).maximum <= _console.width
+    return both if room and second in scores.columns else _filled_table(scores, title, data, models, models)
+
+
+def _filled_table(
+    scores: pl.DataFrame, title: str, data: WeeksDataModule, models: list[str], brief: list[str]
+) -> Table:  # fmt: skip
     conditions = data.task.kind == "conditions"
     first, second = SCORES[data.task.kind]
-    # The ceiling is one of the AUROC. With two baselines beside it, without pads, the table fits 80 characters; with
-    # more, the second score goes, which within folds there is none of.
-    brief = models if len(models) > 4 or second not in scores.columns else [CEILING]
     padding = (0, 1 if len(models) < 4 else 0)
     lines = []
     for target in data.targets:
@@ -110,7 +118,7 @@ def _score_table(scores: pl.DataFrame, title: str, data: WeeksDataModule, models
             row = part.row(0, named=True)
             count = f"{row['positive_weeks']} of {row['weeks']}" if conditions else str(row["weeks"])
             lines.append([target, count, *_cells(part, models, brief, first, second)])
-    if len(data.targets) > 1:
+    if len(data.targets) > 1 and conditions:  # synthetic targets have units of their own
         mean = scores.group_by("model").agg(pl.col([name for name in (first, second) if name in scores.columns]).mean())
         lines.append(["mean", "", *_cells(mean, models, brief, first, second)])
     scored = _NAMES[first] if brief == models else f"{_NAMES[first]} ({_NAMES[second]})"

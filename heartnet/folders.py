@@ -50,8 +50,13 @@ def remove_if_empty(folder: Path) -> None:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint to resume from, in the folder of a run or of its folds."""
-    found = sorted(folder.rglob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
-    return found[-1] if found else None
+    found = [file for part in parts_of(folder) for file in part.glob("checkpoints/last*.ckpt")]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def parts_of(folder: Path) -> list[Path]:
+    """Return the folder of a run and those of its folds; other runs may lie in it too, as in that of a sweep."""
+    return [folder, *sorted(folder.glob("fold-*"), key=lambda path: (len(path.name), path))]
 
 
 def checkpoints_of(run: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from heartnet.diagnostics.within_folds import EACH_WEEK, TOGETHER, WITHIN, WITHIN_FIRST, auroc_within, one_class
 from heartnet.errors import HeartnetError
 from heartnet.features import HABITS, HOURLY_SUMMARY, habits, hourly_summary
+from heartnet.folders import parts_of
 from heartnet.weeks import Weeks
 
 if TYPE_CHECKING:
@@ -180,7 +181,8 @@ def ceiling_predictions(data: WeeksDataModule, rows: npt.NDArray[np.int64]) -> p
 def prediction_files(folder: Path) -> list[Path]:
     """Return the files of a run's test predictions, the network's first: its own, and those of its folds that it has
     not put together."""
-    files = sorted(folder.rglob("predictions*.parquet"), key=lambda file: (file.name, len(file.parts), file))
+    files = [file for part in parts_of(folder) for file in part.glob("predictions*.parquet")]
+    files = sorted(files, key=lambda file: (file.name, len(file.parts), file))
     own = {file.name for file in files if file.parent == folder}
     return [file for file in files if file.parent == folder or file.name not in own]
 

@@ -18,8 +18,9 @@ from rich.table import Table
 from heartnet.datamodule import WeeksDataModule
 from heartnet.finding_rows import findings_table, why_none
 from heartnet.findings import FILE, Finding, Status, latest, of_all_parts, read_jsonl
+from heartnet.folders import parts_of
 from heartnet.metrics import SCORES
-from heartnet.predictions import CEILING, fold_notes, read_predictions, score_tables
+from heartnet.predictions import CEILING, fold_notes, prediction_files, read_predictions, score_tables
 from heartnet.simulate.ceiling import ceiling, expected_auroc, lacking
 from heartnet.splits import SPLITS
 
@@ -75,7 +76,7 @@ def _known(values: npt.NDArray[np.float32], conditions: bool) -> str:
 
 def print_scores(folder: Path, data: WeeksDataModule) -> None:
     """Print the scores of the test split, network and baselines side by side, from the predictions in `folder`."""
-    if not list(folder.rglob("predictions*.parquet")):
+    if not prediction_files(folder):
         print_line("No week is in the test split, so there are no scores.")
         return
     predictions = read_predictions(folder)
@@ -159,9 +160,8 @@ def print_findings(folder: Path) -> Status | None:
     """Print the newest findings of the run and its folds, and return the worst status; if there are none, say why."""
     skipped: list[str] = []
     by_part: dict[str, list[Finding]] = {}
-    for file in sorted(folder.rglob(FILE), key=lambda file: (len(file.parts), file)):
-        part = file.parent.relative_to(folder).as_posix()
-        by_part["" if part == "." else part] = read_jsonl(file, skipped)
+    for part in parts_of(folder):
+        by_part["" if part == folder else part.name] = read_jsonl(part / FILE, skipped)
     found = of_all_parts(by_part)
     for note in skipped:
         print_line(f"Left out: {note}")

@@ -88,7 +88,7 @@ def _rows(
         one = part.row(0, named=True)
         weeks = f"{one['positive_weeks']:,} of {one['weeks']:,}" if first == "auroc" else f"{one['weeks']:,}"
         yield target, weeks, _cells(part, models, first, second, ceiling)
-    if len(targets) > 1:
+    if len(targets) > 1 and first == "auroc":  # synthetic targets have units of their own
         there = [name for name in (first, second) if name in table.columns]
         mean = table.group_by("model").agg(pl.col(there).mean())
         yield "mean", "", _cells(mean, models, first, second, ceiling)

@@ -1,4 +1,4 @@
-"""The table of test scores on the terminal: no number is cut off, and no mean is of numbers with different units."""
+"""What a run prints at its end: no number is cut off, no mean is of different units, and other runs stay out of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from rich.console import Console
 from sklearn.metrics import mean_absolute_error, r2_score
 
 from heartnet import terminal
-from heartnet.predictions import NETWORK, PREDICTED
+from heartnet.findings import Finding, append_jsonl
+from heartnet.folders import newest_checkpoint
+from heartnet.predictions import NETWORK, PREDICTED, prediction_files, read_predictions
+from heartnet.report.scores import scores_of
 
 MODELS = (NETWORK, "metadata", "hourly", "boosting")
 TARGETS = ("day_std_minus_night_std", "total_steps")
@@ -50,3 +53,24 @@ def test_the_second_score_goes_where_there_is_no_room(
         error, explained = mean_absolute_error(truth, told), r2_score(truth, told)
         assert (f"{error:.3f} ({explained:.2f})" if second else f"{error:.3f}") in said
     assert "mean " not in said, "of beats and of steps"
+    shown = scores_of(read_predictions(tmp_path), simulated=False)
+    assert shown is not None
+    assert [row[0] for row in shown.tables[0].rows] == list(TARGETS), "nor on the page"
+
+
+def test_a_run_in_the_folder_of_a_run_is_another_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As where `hydra.run.dir` names the folder that others lie in; folds are its own."""
+    for place in (".", "fold-0", "fold-10", "fold-2", "2026-11-22/12-00-00"):
+        (tmp_path / place / "checkpoints").mkdir(parents=True)
+        found = Finding(f"check-{place[-2:]}", "warn", "here", 2.0, 1.0, "", "It forgets.")
+        append_jsonl([found], tmp_path / place / "findings.jsonl")
+        pl.DataFrame({"model": [place]}).write_parquet(tmp_path / place / f"predictions_{len(place)}.parquet")
+    (tmp_path / "fold-2/checkpoints/last.ckpt").touch()
+    (tmp_path / "2026-11-22/12-00-00/checkpoints/last.ckpt").touch()
+    files = [file.parent.name for file in prediction_files(tmp_path)]
+    assert sorted(files) == sorted([tmp_path.name, "fold-0", "fold-2", "fold-10"])
+    assert newest_checkpoint(tmp_path) == tmp_path / "fold-2/checkpoints/last.ckpt"
+    assert terminal.print_findings(tmp_path) == "warn"
+    said = capsys.readouterr().out
+    assert all(f"check-{name}" in said for name in (".", "-0", "-2", "10"))
+    assert "check-00" not in said

@@ -44,7 +44,7 @@ def print_table(rows: Sequence[Row]) -> None:
     others = [
         ("silent", [_number(row.silent, ".0%") for row in networks]),
         ("weights", [_number(row.weights, ",") for row in networks]),
-        ("weeks/s", [_number(row.pace, ",.3g") for row in networks]),
+        ("weeks/s", [_number(row.pace, ",.0f" if (row.pace or 0) >= 100 else ".3g") for row in networks]),
     ]
     _print(networks, [*decades, *others])
     for line in _notes(rows):

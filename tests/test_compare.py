@@ -238,9 +238,10 @@ def test_each_of_several_tests_has_tables_of_its_own(tmp_path: Path, capsys: pyt
 def test_a_long_name_leaves_room_for_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     name = "architecture=compact data.users=60 data.batch_size=16 +callbacks=[people,predictions] trainer.max_epochs=10"
     scores = {"day_std": Interval(-5.0, -10.05, 0.25), "resting_rate": Interval(0.5, 0.05, 1.0)}
-    print_table([Row(name, NETWORK, Path(), mean=Interval(0.123, 0.045, 0.678), each=scores, weights=209_860)])
+    mean = Interval(0.123, 0.045, 0.678)
+    print_table([Row(name, NETWORK, Path(), mean=mean, each=scores, weights=209_860, pace=1092.4)])
     printed = capsys.readouterr().out
-    for expected in ("0.123 (0.045 to 0.678)", "-5.00 (-10.05–.25)", "0.50 (.05–1.00)", "209,860"):
+    for expected in ("0.123 (0.045 to 0.678)", "-5.00 (-10.05–.25)", "0.50 (.05–1.00)", "209,860", "1,092"):
         assert expected in printed
     assert "people,predictions" in printed
 

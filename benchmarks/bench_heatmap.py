@@ -17,9 +17,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks.table import Row
@@ -31,6 +34,7 @@ from heartnet.diagnostics.units import unit_meanings
 from heartnet.figure_heatmap import heatmap_figure, panels
 from heartnet.figure_units import unit_figure
 from heartnet.known import known_week, telling_rows
+from heartnet.loggers import log_picture
 from heartnet.model.deepheart import DeepHeart
 from heartnet.module import HeartnetModule
 from heartnet.tasks import Conditions
@@ -40,7 +44,7 @@ STEPS = 2 * 168 // 8
 
 
 def rows(*, quick: bool = False) -> list[Row]:
-    repeats = 1 if quick else 3
+    repeats = 1 if quick else 5
     torch.manual_seed(0)
     data = SimulatedData(Conditions(), users=60, weeks_per_user=1, val_share=0.5)
     module = make_module(data)
@@ -66,14 +70,18 @@ def rows(*, quick: bool = False) -> list[Row]:
 
     with tempfile.TemporaryDirectory() as folder:
         writer = SummaryWriter(folder)
+        trainer: Any = SimpleNamespace(loggers=[SimpleNamespace(experiment=writer)], global_step=0)
+
+        def written(tag: str, figure: Figure) -> None:
+            log_picture(trainer, tag, figure)
+            writer.flush()  # a thread writes it
+
         tasks: dict[str, Callable[[], object]] = {
             "panels": lambda: panels(weeks[0]),
             "order": lambda: order_of(layer.weeks[0], weeks[0].heart_rate),
-            "picture": lambda: writer.add_figure(
-                "picture", heatmap_figure(layer, 0, weeks[0], order, above=above), close=False
-            ),
-            "unit picture": lambda: writer.add_figure(
-                "unit", unit_figure(layer.weeks[0][0], weeks[0], title="unit", signal="asleep"), close=False
+            "picture": lambda: written("picture", heatmap_figure(layer, 0, weeks[0], order, above=above)),
+            "unit picture": lambda: written(
+                "unit", unit_figure(layer.weeks[0][0], weeks[0], title="unit", signal="asleep")
             ),
             "run": lambda: collect(probe),
             "cadence": lambda: cadence_of(layers, inputs, probe.channels, weeks),

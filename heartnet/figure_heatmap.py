@@ -31,6 +31,7 @@ _SCALE = (colormaps["RdBu_r"](np.linspace(0, 1, 256)) * 255).round().astype(np.u
 _MARKS = {"asleep": "#3b5b92", "in_workout": "#d55e00"}
 _OTHER_MARKS = ("#7a4fa3", "#009e73", "#b58900")
 _DAYS = ("Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed")  # 1970-01-01 was a Thursday
+_ROOM = 0.03  # of the axis: what a day's name takes
 _CADENCES = {5: "5 s", 300: "5 min", 3600: "1 h"}
 
 
@@ -286,7 +287,9 @@ def _day_ticks(known: KnownWeek) -> list[tuple[float, str]]:
     places = np.searchsorted(days, ticks)
     if every == 1 and len(places) and places[0] > 0.04 * len(days):  # the day in which the week begins
         ticks, places = np.append(np.floor(days[0]), ticks), np.append(0, places)
-    return [(float(p), _name(known, float(tick), every)) for p, tick in zip(places, ticks, strict=True)]
+    # Of days without readings, or with few, the next one's name stands there alone.
+    room = np.append(np.diff(places) > _ROOM * len(days), True)[: len(places)]
+    return [(float(p), _name(known, float(tick), every)) for p, tick in zip(places[room], ticks[room], strict=True)]
 
 
 def _name(known: KnownWeek, tick: float, every: float) -> str:

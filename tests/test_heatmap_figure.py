@@ -343,6 +343,18 @@ def test_days_stand_where_midnight_is() -> None:
     assert {name for _, name in figure_heatmap._day_ticks(short)} <= {f"{hour:02d}:00" for hour in range(24)}
 
 
+def test_a_day_that_was_not_worn_has_no_name_on_top_of_the_next() -> None:
+    hours = np.array([hour for hour in range(7 * 24) if hour // 24 not in (3, 4)])  # neither Thursday nor Friday
+    monday = 4 * 86_400_000_000
+    known = KnownWeek(
+        traces={"heart_rate": np.full(len(hours), 60.0)}, local_time=monday + hours.astype(np.int64) * 3_600_000_000
+    )
+    ticks = figure_heatmap._day_ticks(known)
+    assert [name for _, name in ticks] == ["Mon", "Tue", "Wed", "Sat", "Sun"]
+    assert ticks[3][0] == 72
+    assert np.diff([place for place, _ in ticks]).min() > 0
+
+
 def test_panels_are_drawn_once_for_all_layers() -> None:
     known, layer = week(), layer_of(np.random.default_rng(3).normal(size=(8, 4096)))
     order = order_of(layer.weeks[0])

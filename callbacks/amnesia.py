@@ -19,6 +19,7 @@ from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.figures import amnesia_figure
 from heartnet.findings import Finding, publish, run_folder
 from heartnet.loggers import log_picture, takes_pictures
+from heartnet.on_predictions import data_of
 
 ProbeOf = Callable[[lightning.LightningModule, Any], Probe]
 _DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -190,11 +191,13 @@ class Amnesia(lightning.Callback):
 
     def _draw(self, trainer: lightning.Trainer, now: AmnesiaProfile, step: int) -> None:
         initial = self.initial if self.initial_step != step else None
+        data = data_of(trainer)
+        about: dict[str, Any] = {"step": step, "initial_step": self.initial_step}
+        about["simulated"] = data is not None and data.weeks.simulated
         anchors = [at.anchor for at in now.anchors] if initial is not None else [now.main]
         for anchor in anchors if takes_pictures(trainer) else ():
             tag = "amnesia/profile" if anchor == now.main else f"amnesia/profile/{anchor}"
-            figure = amnesia_figure(now, initial, anchor=anchor, step=step, initial_step=self.initial_step)
-            log_picture(trainer, tag, figure)
+            log_picture(trainer, tag, amnesia_figure(now, initial, anchor=anchor, **about))
 
 
 def _scalars(numbers: Sequence[Memory], main: str) -> dict[str, float]:

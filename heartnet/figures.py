@@ -42,6 +42,7 @@ def amnesia_figure(
     anchor: str | None = None,
     step: int = 0,
     initial_step: int = 0,
+    simulated: bool = False,
 ) -> Figure:
     """Draw |d output / d input| by distance, a panel for each output and a colour for each channel, on a log axis.
 
@@ -55,6 +56,7 @@ def amnesia_figure(
         anchor: one of the profile's anchors; None for the one that shows amnesia best.
         step: optimiser steps taken by now; stands in the picture, because TensorBoard keeps pictures at random.
         initial_step: optimiser steps taken when `initial` was measured.
+        simulated: whether the weeks are; then the picture says so.
     """
     anchor = anchor or now.main
     outputs = now.outputs[:MOST_PANELS]
@@ -76,7 +78,7 @@ def amnesia_figure(
     panels[0].set_ylim(bottom, top)
     panels[0].yaxis.set_major_locator(FixedLocator(_powers_of_ten(bottom, top)))
     panels[0].yaxis.set_minor_locator(NullLocator())
-    _write_around(figure, now, anchor, sunk)
+    _write_around(figure, now, anchor, sunk, simulated)
     when = f"step {step:,}" + ("" if initial is None else f"; dashed: step {initial_step:,}")
     figure.suptitle(f"{_TITLES[anchor]}   ({when})", fontsize=11)
     return figure
@@ -227,9 +229,10 @@ def _hours_axis(ax: Axes, at: AnchorProfile) -> None:
     ax.set_title("hours of wear", fontsize=8, color="#666666", loc="right", y=1.0, pad=19)
 
 
-def _write_around(figure: Figure, now: AmnesiaProfile, anchor: str, sunk: bool) -> None:
+def _write_around(figure: Figure, now: AmnesiaProfile, anchor: str, sunk: bool, simulated: bool) -> None:
     count, left_out = len(now.lengths), len(now.outputs) - MOST_PANELS
-    notes = ["1 week" if count == 1 else f"mean of {count} weeks"]
+    kind = "simulated " if simulated else ""
+    notes = [f"1 {kind}week" if count == 1 else f"mean of {count} {kind}weeks"]
     if sunk:
         notes.append("on the bottom line: less than the floating-point type holds")
     if left_out > 0:

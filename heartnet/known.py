@@ -26,7 +26,7 @@ def known_week(probe: Probe, place: int, data: WeeksDataModule | None = None, ro
     length = int(probe.lengths[place])
     if data is not None and row >= 0 and len(seen := data.seen(row)) == length:
         week = _from_readings(data, row) if data.view == "readings" else _from_hours(seen)
-        return replace(week, name=f"week {row}")
+        return replace(week, name=f"{'simulated ' if data.weeks.simulated else ''}week {row}")
     values = probe.inputs[place, :length].double().cpu().numpy()
     dt = None if probe.dt is None else probe.dt[place, :length].double().cpu().numpy()
     return KnownWeek(dict(zip(probe.channels, values.T, strict=True)), dt)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -377,7 +379,10 @@ def test_what_the_data_knows(cohort: SimulatedData) -> None:
     span = slice(int(cohort.weeks.offsets[rows[1]]), int(cohort.weeks.offsets[rows[1] + 1]))
     np.testing.assert_array_equal(week.traces["heart_rate"], cohort.weeks.readings[span, 0])
     np.testing.assert_array_equal(week.marks["asleep"], cohort.weeks.annotations["asleep"][span])
-    assert week.name == f"week {rows[1]}"
+    assert week.name == f"simulated week {rows[1]}"
+    real = copy.copy(cohort)
+    real.weeks = replace(cohort.weeks, provenance={"kind": "prepared"})
+    assert known_week(probe, 1, real, rows[1]).name == f"week {rows[1]}"
 
     def evenly(row: int) -> float:
         part = slice(int(cohort.weeks.offsets[row]), int(cohort.weeks.offsets[row + 1]))

@@ -7,13 +7,16 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import faults
 import numpy as np
 import pytest
 import pytorch_lightning as lightning
 import torch
+from matplotlib.figure import Figure
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -341,3 +344,22 @@ def test_iterable_loaders_and_empty_ones() -> None:
     assert probe.lengths.tolist() == sorted(batch["lengths"].tolist(), reverse=True)[:2]
     with pytest.raises(HeartnetError, match="the loader is empty"):
         fixed_weeks([], probe_of_batch, 2, 64)
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_the_picture_says_whether_weeks_are_simulated(
+    tmp_path: Path, simulated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = faults.training("deepheart", 0)
+    kind = "simulated" if simulated else "prepared"
+    made.data.weeks = replace(made.data.weeks, provenance={"kind": kind})
+    seen: list[bool] = []
+
+    def drawn(*_: Any, **about: Any) -> Figure:
+        seen.append(about["simulated"])
+        return Figure(figsize=(1, 1), dpi=20)
+
+    monkeypatch.setattr("callbacks.amnesia.amnesia_figure", drawn)
+    logger = TensorBoardLogger(str(tmp_path), name="", version="")
+    made.fit(tmp_path, [Amnesia(every_n_epochs=1)], max_epochs=1, logger=logger)
+    assert seen == [simulated] * 4  # at the start the main anchor, at the end all three

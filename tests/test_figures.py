@@ -112,6 +112,10 @@ def test_few_and_many(outputs: int, channels: int, anchor: str) -> None:
     render(figure)
 
 
+def test_simulated_weeks_are_called_simulated() -> None:
+    assert "mean of 4 simulated weeks" in written(amnesia_figure(profile_of(0.01), simulated=True))
+
+
 def test_bins_are_medians_of_logarithms_without_scattered_zeros() -> None:
     x, y = screen_bins(np.arange(8), np.array([1.0, 100.0, 10.0, 0.0, 0.0, 0.0, 0.0, 0.0]), most=2)
     assert x.tolist() == [1.5, 5.5]

@@ -7,7 +7,7 @@ import secrets
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, to be explained, instead of being cut short
 
@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from heartnet.allocator import keep_memory
 from heartnet.built import build
-from heartnet.closed_pipe import end_quietly, nobody_reads
+from heartnet.closed_pipe import end_quietly, nobody_reads, print_all
 from heartnet.command_line import (
     check_callbacks_once,
     check_sweep,
@@ -60,13 +60,11 @@ def main() -> int:
     try:
         check_callbacks_once(sys.argv[1:])
         job()
-        sys.stdout.flush()  # here and not at the very end, so that it can be told if nobody reads it
+        print_all()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        return end_quietly()
     except Exception as error:
-        return report(error)
+        return end_quietly() if nobody_reads(error) else report(error)
     finally:
         remove_empty_folders()
     return max(statuses, default=0)
@@ -81,16 +79,17 @@ def run(config: DictConfig, folder: Path) -> int:
             check_sweep(config)
             terminal.print_line(f"\nRun {HydraConfig.get().job.num}: {shlex.join(HydraConfig.get().overrides.task)}")
         return train(config, folder)
-    except (KeyboardInterrupt, SystemExit, BrokenPipeError) as stop:  # Lightning makes the second of the first
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes the second of the first
         if nobody_reads(stop):
-            end(folder, "interrupted", f"Nobody read what it printed. {how_to_resume(folder)}")
-            sys.exit(end_quietly())
+            end_unread(folder)
         if not any(isinstance(cause, KeyboardInterrupt) for cause in causes(stop)):
             raise
         print(f"\ntrain.py: interrupted. {how_to_resume(folder)}", file=sys.stderr)
         end(folder, "interrupted", how_to_resume(folder))
         raise KeyboardInterrupt from None
     except Exception as error:
+        if nobody_reads(error):
+            end_unread(folder)
         end(folder, "failed", explain(error) or f"{type(error).__name__}: {error}")
         return report(error)
     finally:
@@ -186,6 +185,12 @@ def end(folder: Path, state: State, message: str = "") -> Path | None:
         return None
     write_status(folder, state, message)
     return report_if_possible(folder)
+
+
+def end_unread(folder: Path) -> NoReturn:
+    """End a run, and all of its sweep, whose output nobody reads any more."""
+    end(folder, "interrupted", f"Nobody read what it printed. {how_to_resume(folder)}")
+    sys.exit(end_quietly())
 
 
 def say_where(folder: Path, page: Path | None) -> None:

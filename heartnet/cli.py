@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from heartnet.closed_pipe import end_quietly, nobody_reads
+from heartnet.closed_pipe import end_quietly, nobody_reads, print_all
 from heartnet.errors import HeartnetError, did_you_mean
 
 SOURCES = {
@@ -37,9 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _signals_interrupt():
             status = _run(argv)
-            sys.stdout.flush()  # here and not at the very end, so that it can be told if nobody reads it
+            print_all()
             return status
-    except (BrokenPipeError, SystemExit) as end:
+    except SystemExit as end:
         if not nobody_reads(end):
             raise
         return end_quietly()
@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"heartnet: {error}", file=sys.stderr)
         return 2
     except OSError as error:
+        if nobody_reads(error):
+            return end_quietly()
         where = f"{error.filename}: " if error.filename else ""
         print(f"heartnet: {where}{error.strerror or error}", file=sys.stderr)
         return 2

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from heartnet import cli
 from heartnet.status import read_status
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -52,6 +55,26 @@ def test_a_run_that_nobody_reads_any_more_is_interrupted(tmp_path: Path) -> None
     assert status is not None
     assert status.state == "interrupted"
     assert status.message.startswith("Nobody read what it printed.")
+
+
+def test_without_anything_to_print_to_a_command_works(tmp_path: Path) -> None:
+    (tmp_path / "it").mkdir()
+    (tmp_path / "it/findings.jsonl").touch()
+    line = shlex.join(command("-m", "heartnet.cli", "report", "it"))
+    done = subprocess.run(
+        ["sh", "-c", f"{line} >&-"], cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, check=False
+    )
+    assert (done.returncode, done.stderr.decode()) == (0, "")
+    assert (tmp_path / "it/report.html").exists()
+
+
+def test_another_pipe_that_breaks_is_told(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def broken(_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "a process that loads data is gone")
+
+    monkeypatch.setattr("heartnet.cli._report", broken)
+    assert cli.main(["report", "it"]) == 2
+    assert "a process that loads data is gone" in capfd.readouterr().err
 
 
 def command(*words: str) -> list[str]:

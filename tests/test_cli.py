@@ -110,7 +110,6 @@ def test_all_names_of_the_bad_row_when_strict(table: Path, capsys: pytest.Captur
         (["prepare", "table", "table.csv", "--by", "1", "--out", "w"], "from 2 to 4,096"),
         (["prepare", "table", "table.csv"], "--out FOLDER is missing"),
         (["prepare", "table", "table.csv", "--user", "hr", "--out", "w"], "name it by --user-id hr"),
-        (["prepare", "wfdb", ".", "--out", "w"], "heartnet: .: no record there"),
         (["describe", "absent"], "absent does not exist"),
         (["describe", "."], "is not a folder of prepared weeks"),
     ],

@@ -238,6 +238,15 @@ def test_a_record_is_found_by_any_of_its_names(tmp_path: Path) -> None:
     assert named["user_id"].unique(maintain_order=True).to_list() == ["04015", "04043"]
 
 
+def test_a_folder_without_records_is_named_as_it_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["prepare", "wfdb", ".", "--out", "w"]) == 2
+    assert "heartnet: .: no record there" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_beats_of_the_annotator_that_is_wanted(tmp_path: Path) -> None:
     write(tmp_path, "1", [0, 250, 500])
     wfdb.wrann("1", "qrsc", np.array([0, 250, 500, 750]), ["N"] * 4, write_dir=str(tmp_path))

@@ -74,22 +74,24 @@ def explain_overrides(arguments: Sequence[str]) -> str | None:
             overrides.append(parser.parse_override(argument))
         except HydraException as error:
             return f"{argument}: cannot be read as key=value; is a quote or a bracket missing? ({last_line(error)})"
+    swept = [] if set(SWEEP).intersection(arguments) else [each for each in overrides if each.is_sweep_override()]
     for override in overrides:
-        if override.is_sweep_override() and not set(SWEEP).intersection(arguments):
-            key, _, values = str(override.input_line).partition("=")
-            listed = f"; one list is '{key}=[{values}]'" if override.key_or_group == "callbacks" else ""
-            return f"{override.input_line}: several values make a sweep, which needs -m{listed}"
-        if override.key_or_group in groups() and (message := explain_group(override)) is not None:
-            return message
-    config = compose(each.input_line or "" for each in overrides if each.key_or_group in groups())
-    for override in overrides:
-        if override.key_or_group not in groups() and not override.is_add():
-            key = override.key_or_group
-            message = explain_key(key, config)
-            for name in parts_set(override, config) if message is None else ():
-                message = message or explain_key(f"{key}.{name}", config)
-            if message is not None:
+        if override.key_or_group in groups():
+            if override in swept:
+                return explain_sweep(override, takes_list=override.key_or_group == "callbacks")
+            if (message := explain_group(override)) is not None:
                 return message
+    config = compose(each.input_line or "" for each in overrides if each.key_or_group in groups())
+    for override in (each for each in overrides if each.key_or_group not in groups()):
+        key = override.key_or_group
+        message = None if override.is_add() else explain_key(key, config)
+        if message is None and override in swept:  # conditions are a list too, though null at first
+            listed = key == "task.conditions" or OmegaConf.is_list(OmegaConf.select(config, key))
+            return explain_sweep(override, takes_list=listed)
+        for name in parts_set(override, config) if message is None and not override.is_add() else ():
+            message = message or explain_key(f"{key}.{name}", config)
+        if message is not None:
+            return message
     return None
 
 
@@ -100,6 +102,13 @@ def explain_bare(word: str) -> str:
     having = [f"{'+' if group == 'callbacks' else ''}{group}={word}" for group in groups() if word in options_of(group)]
     meant = f" Did you mean {' or '.join(having)}?" if having else ""
     return f"{word}: options are given as key=value.{meant}"
+
+
+def explain_sweep(override: Override, *, takes_list: bool) -> str:
+    """Say what several values need."""
+    key, _, values = str(override.input_line).partition("=")
+    listed = f"; one list is '{key}=[{values}]'" if takes_list else ""
+    return f"{override.input_line}: several values make a sweep, which needs -m{listed}"
 
 
 def explain_group(override: Override) -> str | None:

@@ -128,12 +128,15 @@ class WinsAndLosses(OnPredictions):
                 own = isinstance(network, HeartnetModule) and network.device.type == "cpu" and self.probe is None
                 asked: list[tuple[ChosenWeeks, dict[str, Any]]] = []
                 tasks: list[Callable[[], Attribution | str | None]] = []
-                for week, batch, row in _batches(trainer, part, chosen, fold, most):
-                    probe = None if trained_on else self._probe(network, part, batch, problems)
-                    for it, one in _of(chosen, week, most):
-                        task = partial(_attribution, probe, row, part, one)
-                        asked.append((it, one))
-                        tasks.append(task if own else _done(task()))
+                try:
+                    for week, batch, row in _batches(trainer, part, chosen, fold, most):
+                        probe = None if trained_on else self._probe(network, part, batch, problems)
+                        for it, one in _of(chosen, week, most):
+                            task = partial(_attribution, probe, row, part, one)
+                            asked.append((it, one))
+                            tasks.append(task if own else _done(task()))
+                except Exception as error:  # a loader from elsewhere; what it gave before is drawn
+                    problems.append(_said(error))
                 for (it, one), found in zip(asked, each(tasks), strict=True):
                     if isinstance(found, str):
                         problems.append(found)
@@ -145,7 +148,7 @@ class WinsAndLosses(OnPredictions):
                     hourly = data is not None and data.view == "hourly"
                     figure = week_figure(trace, found, words, threshold=_logit(it.threshold_of(one)), hourly=hourly)
                     log_picture(trainer, tag_of(part.split, it.target, one["kind"], one["rank"]), figure)
-        except Exception as error:  # a loader from elsewhere
+        except Exception as error:  # a week from elsewhere
             problems.append(_said(error))
         return problems[0] if problems else ""
 

@@ -232,6 +232,24 @@ def test_what_cannot_be_called_is_said_once(tmp_path: Path) -> None:
     assert "test: pictures" not in findings(tmp_path / "b")
 
 
+def test_what_a_loader_gave_before_it_failed_is_drawn(tmp_path: Path, drawn: list[tuple[Any, ...]]) -> None:
+    class Gone(list[Any]):
+        """Rows that cannot be read again after the 64th of the second time."""
+
+        left = 80 + 64
+
+        def __getitem__(self, index: Any) -> Any:
+            Gone.left -= 1
+            if Gone.left < 0:
+                raise OSError("the file is gone")
+            return super().__getitem__(index)
+
+    loader = DataLoader(Gone(foreign_data().dataset), batch_size=16)
+    trainer_of(tmp_path, WinsAndLosses(read=read)).test(Foreign(), loader, verbose=False)
+    assert 0 < len(drawn) < 12
+    assert "the file is gone" in findings(tmp_path)["test: pictures"].message
+
+
 def test_images_have_a_table_and_no_pictures(tmp_path: Path) -> None:
     made = faults.training("image", 0)
 

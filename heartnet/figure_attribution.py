@@ -90,7 +90,8 @@ def _with_crossings(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return a curve with the points at which it crosses a line; those that matplotlib finds take it long."""
     above = values - line
-    before = np.flatnonzero(above[:-1] * above[1:] < 0)
+    side = np.sign(above)
+    before = np.flatnonzero(side[:-1] * side[1:] < 0)
     share = above[before] / (above[before] - above[before + 1])
     at = time[before] + share * (time[before + 1] - time[before])
     return np.insert(time, before + 1, at), np.insert(values, before + 1, line)

@@ -103,6 +103,9 @@ def device_of(network: nn.Module) -> torch.device:
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """Let `torch.zeros(…)` in a forward, as for the first state of an LSTM, fit weights of `dtype`."""
     before = torch.get_default_dtype()
+    if before == dtype:  # all threads share it: who need not change it does not put it back while another needs it
+        yield
+        return
     torch.set_default_dtype(dtype)
     try:
         yield

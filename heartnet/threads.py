@@ -15,7 +15,8 @@ def one_thread_each() -> None:
     """Let PyTorch, and the BLAS of NumPy and SciPy, work on one thread in this process from now on.
 
     More would wait for one another at each step of an LSTM, and for the threads that share the weeks of a batch
-    (`heartnet.model.pieces`): the amnesia profile of the full DeepHeart takes twice as long then.
+    (`heartnet.model.pieces`): the amnesia profile of the full DeepHeart takes a tenth longer then, and twice as long
+    where another program keeps a core busy.
     """
     torch.set_num_threads(1)
     threadpool_limits(1, user_api="blas")

@@ -25,6 +25,7 @@ from heartnet.errors import HeartnetError, did_you_mean
 from heartnet.findings import Finding, publish, run_folder
 from heartnet.metrics import SCORES
 from heartnet.module import HeartnetModule
+from heartnet.on_predictions import data_of
 from heartnet.predictions import NETWORK, ceiling_predictions, predictions_frame, score_table
 from heartnet.synthetic import TARGETS
 
@@ -111,11 +112,11 @@ class Baseline(lightning.Callback):
     def on_test_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        if _data_of(trainer) is not None and not self._failed:
+        if data_of(trainer) is not None and not self._failed:
             self._look(pl_module, outputs, batch)
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        data = _data_of(trainer)
+        data = data_of(trainer)
         if data is not None and self._seen.rows and not self._failed:
             self._fit(data)
             pl_module.log_dict(_logged(self._simple, data.task.kind), rank_zero_only=True)
@@ -147,7 +148,7 @@ class Baseline(lightning.Callback):
         self._simple = pl.concat(frames) if frames else None
 
     def _findings(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> list[Finding]:
-        data, step = _data_of(trainer), trainer.global_step
+        data, step = data_of(trainer), trainer.global_step
         if data is None:
             return [_cannot("needs heartnet's data module, on whose weeks it fits; this trainer has none", step)]
         if self._failed:
@@ -172,11 +173,6 @@ class Baseline(lightning.Callback):
         units = {name: TARGETS[name].unit for name in data.targets}
         guesses = _guesses(data, rows)
         return [*skipped, *target_findings(compared, about, units=units, guesses=guesses, limit=self.explained)]
-
-
-def _data_of(trainer: lightning.Trainer) -> WeeksDataModule | None:
-    data = getattr(trainer, "datamodule", None)
-    return data if isinstance(data, WeeksDataModule) else None
 
 
 def _logged(predictions: pl.DataFrame | None, kind: str) -> dict[str, float]:

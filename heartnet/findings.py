@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from heartnet.errors import HeartnetError
 from heartnet.finding_rows import findings_markdown, worst_first
+from heartnet.loggers import log_text
 
 if TYPE_CHECKING:
     import pytorch_lightning as lightning
@@ -143,11 +144,7 @@ def publish(findings: Sequence[Finding], trainer: lightning.Trainer) -> None:
     if not findings or not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
         return
     append_jsonl(findings, folder / FILE)
-    text = findings_markdown(latest(read_jsonl(folder / FILE)))
-    for logger in trainer.loggers:
-        add_text = getattr(getattr(logger, "experiment", None), "add_text", None)
-        if add_text is not None:
-            add_text("findings", text, global_step=trainer.global_step)
+    log_text(trainer, "findings", findings_markdown(latest(read_jsonl(folder / FILE))))
 
 
 def run_folder(trainer: lightning.Trainer) -> Path:

